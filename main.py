@@ -307,7 +307,7 @@ def new_history(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": world_size(),
         "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
         **{metric: [] for metric in METRICS},
     }
 
@@ -476,11 +476,10 @@ def load_checkpoint(path: Path, history: dict, arguments: argparse.Namespace) ->
         done = len(saved["train_loss"])
         if not all(len(saved[metric]) == done for metric in METRICS):
             raise ValueError("its lists differ in length")
-    except Exception as error:  # of a damaged or foreign file torch.load raises a dozen kinds, all meaning this
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+    except Exception:  # of a damaged or foreign file torch.load raises a dozen kinds, all meaning this
         raise UserError(
-            f"{path}: is damaged, or no checkpoint of this program: {reason[:200]}\n"
-            "start afresh with --restart, which replaces it"
+            f"{path}: is damaged or no checkpoint of this program; expected tensors and plain values, and no other "
+            "code is run to read it\nstart afresh with --restart, which replaces it"
         ) from None
     if not arguments.resume:
         if finished:
