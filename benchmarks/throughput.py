@@ -1,0 +1,341 @@
+"""How fast training is: against the usual pipeline, against the arithmetic, from the start, and as the data grow.
+
+    python benchmarks/throughput.py --data-dir data
+    python benchmarks/throughput.py --data-dir data --only epochs --json epochs.json
+
+Everything that is compared is measured in one run, in turn (A B A B ...); what is printed are medians. Parts:
+
+epochs     a whole epoch, train and test, of ours and of the usual script (usual.py, with its best number of workers),
+           and the arithmetic floor: the network's operations at the rate at which this machine multiplies matrices
+augment    what the augmentation of an epoch takes, as a share of it
+start      from the command to the first training step beyond `import torch`, and the decoding of all images
+memory     peak resident memory of a run beyond `import torch, torchvision`
+growth     time and memory an image with the training set 1, 4 and 16 times as large
+processes  1 process against 2 processes started by torchrun, one thread each
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import main  # noqa: E402 - the project's root is not a package
+from benchmarks.usual import UsualMNIST, UsualScript, usual_network  # noqa: E402
+from dataset import MNIST, write_tar  # noqa: E402
+from model import MODELS  # noqa: E402
+
+CONFIGURATIONS = (("lenet", False), ("lenet_bn", True), ("mlp", False))
+SHARE = 0.1  # of an epoch, that the usual script runs between two epochs of ours: it would take minutes otherwise
+MATRIX = 2048  # rows and columns; large enough that the rate no longer grows
+PRINT_PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+
+
+def median_of(measure: Callable[[], float], rounds: int) -> float:
+    return statistics.median(measure() for _ in range(rounds))
+
+
+def seconds(action: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def matrix_rate() -> float:
+    """Floating-point operations a second of float32 matrix products, all threads."""
+    a, b = torch.randn(2, MATRIX, MATRIX)
+    return 2 * MATRIX**3 / min(seconds(lambda: a @ b) for _ in range(5))
+
+
+def operations_per_image(name: str) -> int:
+    """Of the forward pass, a multiplication and an addition counted as two (PyTorch's own counter)."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        usual_network(name).eval()(torch.zeros(1, 1, 32, 32))
+    return counter.get_total_flops()
+
+
+class OurScript:
+    """One epoch of `main.py`, as often as wanted."""
+
+    def __init__(self, name: str, train_set: MNIST, test_set: MNIST, batch_size: int) -> None:
+        self.network = MODELS[name]().to(memory_format=torch.channels_last)
+        self.average = MODELS[name]().to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True
+        )
+        main.average_weights(self.network, self.average, self.optimizer, 0)
+        self.test_set = test_set
+        sampler = BatchSampler(main.ExactSampler(train_set, 1, 0), batch_size, drop_last=False)
+        self.batches = DataLoader(train_set, batch_size=None, sampler=sampler)
+
+    def epoch(self) -> None:
+        main.train(self.network, self.batches, self.optimizer, [0.01] * len(self.batches))
+        main.test(self.average, self.test_set)
+
+
+def measure_epochs(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
+    """Seconds an epoch of ours, the usual script and the floor, for each network."""
+    train_set, test_set = (MNIST(data_dir / f"{split}.tar") for split in ("train", "test"))
+    rows = []
+    for name, augment in CONFIGURATIONS:
+        train_set.augment = augment
+        usual_sets = UsualMNIST(data_dir / "train.tar", augment), UsualMNIST(data_dir / "test.tar")
+        ours = OurScript(name, train_set, test_set, batch_size)
+        train_steps, test_steps = len(ours.batches), -(-len(test_set) // main.TEST_BATCH)
+        part, test_part = round(SHARE * train_steps), round(SHARE * test_steps)
+
+        def usual_epoch(script: UsualScript, part=part, test_part=test_part, whole=(train_steps, test_steps)) -> float:
+            train = seconds(lambda: script.train(part)) * whole[0] / part
+            return train + seconds(lambda: script.test(test_part)) * whole[1] / test_part
+
+        scripts = {w: UsualScript(name, *usual_sets, batch_size, w) for w in range(os.cpu_count() + 1)}
+        trials = {
+            workers: usual_epoch(script) for workers, script in scripts.items() if usual_epoch(script)
+        }  # 2nd time
+        workers = min(trials, key=trials.get)
+        usual = scripts.pop(workers)
+        del scripts
+        ours.epoch()
+        figures = {"ours": [], "usual": [], "rate": []}
+        for _ in range(rounds):
+            figures["ours"].append(seconds(ours.epoch))
+            figures["usual"].append(usual_epoch(usual))
+            figures["rate"].append(matrix_rate())
+        # the backward pass takes twice the forward pass: one product for the weights, one for the inputs
+        operations = operations_per_image(name) * (3 * len(train_set) + len(test_set))
+        row = {key: statistics.median(values) for key, values in figures.items()}
+        rows.append(
+            {
+                "network": name + (" --augment" if augment else ""),
+                "ours_s": row["ours"],
+                "usual_s": row["usual"],
+                "usual_workers": workers,
+                "floor_s": operations / row["rate"],
+                "matrix_gflops": row["rate"] / 1e9,
+                "times_usual": statistics.median(u / o for u, o in zip(figures["usual"], figures["ours"], strict=True)),
+                "times_floor": statistics.median(
+                    o * r / operations for o, r in zip(figures["ours"], figures["rate"], strict=True)
+                ),
+            }
+        )
+        del usual
+    return rows
+
+
+def measure_augmentation(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
+    """Seconds to make all batches of an epoch with and without augmentation, and the share of the difference."""
+    train_set, test_set = (MNIST(data_dir / f"{split}.tar") for split in ("train", "test"))
+    ours = OurScript("lenet_bn", train_set, test_set, batch_size)
+
+    def batches(augment: bool) -> float:
+        train_set.augment = augment
+        return seconds(lambda: sum(1 for _ in ours.batches))
+
+    plain, augmented, epoch = [], [], []
+    for _ in range(rounds):
+        plain.append(batches(False))
+        augmented.append(batches(True))
+        epoch.append(seconds(ours.epoch))  # augmented
+    shares = [(a - p) / e for p, a, e in zip(plain, augmented, epoch, strict=True)]
+    return [
+        {
+            "batches_s": statistics.median(plain),
+            "augmented_batches_s": statistics.median(augmented),
+            "epoch_s": statistics.median(epoch),
+            "share": statistics.median(shares),
+        }
+    ]
+
+
+def run_python(code: str, *arguments: str, threads: int | None = None) -> list[float]:
+    """Run code in a Python process of its own at the project's root; the numbers of its last line."""
+    environment = {**os.environ} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    command = [sys.executable, "-c", code, *arguments]
+    output = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
+    return [float(word) for word in output.splitlines()[-1].split()]
+
+
+FIRST_STEP = """
+import sys, time
+started = time.perf_counter()
+import torch
+imported = time.perf_counter()
+import main
+class Reached(Exception): pass
+def reached(*_): raise Reached
+main.F.cross_entropy = reached  # the first batch is made and has passed the network
+try:
+    main.main(sys.argv[1:])
+except Reached:
+    print()
+    print(time.perf_counter() - imported, imported - started)
+"""
+DECODE = """
+import sys, time
+import torch
+from dataset import MNIST
+started = time.perf_counter()
+sets = [MNIST(path) for path in sys.argv[1:]]
+print(time.perf_counter() - started, sum(map(len, sets)))
+"""
+
+
+def scratch_run(name: str, data_dir: Path, folder: str, *options: str) -> list[str]:
+    """A command line of `main.py` whose files go to `folder`."""
+    folders = ("--data-dir", str(data_dir), "--output-dir", folder, "--checkpoint-dir", folder)
+    return ["--model", name, "--restart", *folders, *options]
+
+
+def measure_start(data_dir: Path, rounds: int) -> list[dict]:
+    tars = [str(data_dir / f"{split}.tar") for split in ("train", "test")]
+    with tempfile.TemporaryDirectory() as folder:
+        steps = [run_python(FIRST_STEP, *scratch_run("lenet", data_dir, folder)) for _ in range(rounds)]
+    decoded = [run_python(DECODE, *tars) for _ in range(rounds)]
+    return [
+        {
+            "first_step_s": statistics.median(step[0] for step in steps),
+            "import_torch_s": statistics.median(step[1] for step in steps),
+            "decode_s": statistics.median(decode[0] for decode in decoded),
+            "images": int(decoded[0][1]),
+        }
+    ]
+
+
+def measure_memory(data_dir: Path, rounds: int) -> list[dict]:
+    """MB of peak resident memory: of the imports alone, and of a run of one epoch beyond them."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, augment in CONFIGURATIONS:
+            argv = scratch_run(name, data_dir, folder, "--epochs", "1", *(["--augment"] if augment else []))
+            run = f"import sys, torch, torchvision, main\nmain.main(sys.argv[1:])\n{PRINT_PEAK}"
+            base = median_of(lambda: run_python(f"import torch, torchvision\n{PRINT_PEAK}")[0], rounds)
+            peak = median_of(lambda run=run, argv=argv: run_python(run, *argv)[0], rounds)
+            network = name + (" --augment" if augment else "")
+            rows.append({"network": network, "imports_mb": base / 1024, "beyond_mb": (peak - base) / 1024})
+    return rows
+
+
+GROWTH = """
+import resource, sys, time
+import torch
+import main
+from dataset import MNIST
+from benchmarks.throughput import OurScript
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+path, batch_size = sys.argv[1:]
+small = MNIST("data/sample/test.tar")
+OurScript("lenet", small, small, int(batch_size)).epoch()  # what the network itself needs is then in the baseline
+base, started = peak(), time.perf_counter()
+train_set = MNIST(path)
+decoded = time.perf_counter()
+OurScript("lenet", train_set, small, int(batch_size)).epoch()
+count = len(train_set)
+print((decoded - started) / count, (time.perf_counter() - decoded) / count, (peak() - base) / count)
+"""
+
+
+def measure_growth(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
+    """Microseconds and bytes an image, for 1, 4 and 16 times the training set."""
+    original = MNIST(data_dir / "train.tar")
+    sizes, figures = (1, 4, 16), {}
+    with tempfile.TemporaryDirectory() as folder:
+        for size in sizes:
+            path = Path(folder, f"{size}.tar")
+            write_tar(path, "train", original.images.repeat(size, 1, 1), original.labels.repeat(size))
+            figures[size] = []
+        for _ in range(rounds):
+            for size in sizes:
+                figures[size].append(run_python(GROWTH, str(Path(folder, f"{size}.tar")), str(batch_size)))
+    rows = []
+    for size in sizes:
+        decode, train, memory = (statistics.median(values) for values in zip(*figures[size], strict=True))
+        rows.append(
+            {"images": size * len(original), "decode_us": 1e6 * decode, "train_us": 1e6 * train, "bytes": memory}
+        )
+    return rows
+
+
+def measure_processes(data_dir: Path, rounds: int) -> list[dict]:
+    """Seconds an epoch of 1 and of 2 processes, one thread each, the same global batch."""
+
+    def epoch(processes: int, name: str, options: list[str]) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            argv = scratch_run(name, data_dir, folder, "--epochs", "3", *options)
+            command = [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc-per-node",
+                str(processes),
+            ]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            subprocess.run([*command, "main.py", *argv], cwd=ROOT, env=environment, check=True, capture_output=True)
+            (history,) = (json.loads(path.read_text()) for path in Path(folder).glob("*.json"))
+            return statistics.median(history["seconds"][1:])  # the first epoch warms up
+
+    rows = []
+    for name, augment in CONFIGURATIONS:
+        options = ["--augment"] if augment else []
+        pairs = [(epoch(1, name, options), epoch(2, name, options)) for _ in range(rounds)]
+        one, two = (statistics.median(values) for values in zip(*pairs, strict=True))
+        speed_up = statistics.median(a / b for a, b in pairs)
+        network = name + (" --augment" if augment else "")
+        rows.append({"network": network, "one_process_s": one, "two_processes_s": two, "speed_up": speed_up})
+    return rows
+
+
+def table(rows: list[dict]) -> str:
+    """Rows of the same keys as a Markdown table."""
+    cells = [list(rows[0]), ["---"] * len(rows[0])]
+    cells += [[f"{value:,.3g}" if isinstance(value, float) else f"{value}" for value in row.values()] for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = ("epochs", "augment", "start", "memory", "growth", "processes")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of train.tar and test.tar")
+    parser.add_argument("--batch-size", type=int, default=main.BATCH_SIZE, help=f"default: {main.BATCH_SIZE}")
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions of each measurement; default: 5")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="parts to measure; default: all")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    return parser.parse_args()
+
+
+def benchmark() -> None:
+    arguments = parse_arguments()
+    data_dir, batch_size, rounds = arguments.data_dir.resolve(), arguments.batch_size, arguments.rounds
+    measures = {
+        "epochs": lambda: measure_epochs(data_dir, batch_size, rounds),
+        "augment": lambda: measure_augmentation(data_dir, batch_size, rounds),
+        "start": lambda: measure_start(data_dir, rounds),
+        "memory": lambda: measure_memory(data_dir, 1),  # the peak hardly varies
+        "growth": lambda: measure_growth(data_dir, batch_size, 1 + rounds // 5),  # each of them takes minutes
+        "processes": lambda: measure_processes(data_dir, rounds),
+    }
+    setting = {"threads": torch.get_num_threads(), "batch_size": batch_size, "torch": torch.__version__}
+    print(", ".join(f"{key} {value}" for key, value in setting.items()))
+    results = {"setting": setting}
+    for part in arguments.only:
+        results[part] = measures[part]()
+        print(f"\n{part}\n\n{table(results[part])}", flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    benchmark()
