@@ -11,16 +11,19 @@ import io
 import lzma
 import os
 import re
+import shutil
+import stat
 import struct
 import tarfile
-import tempfile
 import threading
 import time
 import zlib
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -37,9 +40,10 @@ ROTATION = 20  # degrees, either way
 TRANSLATION = 0.1  # of width and height, either way
 SMALLEST_CROP = 0.8  # of the area; the largest is the whole image
 
-MAX_MEMBER = 64 * 1024  # bytes; a 28x28 PNG takes under 1,000, the rest is room for metadata
-MAX_IMAGES = 4_000_000  # some sixty times MNIST, 3 GB in memory; an archive that yields more is taken for a bomb
-MAX_READ = 1024 * 1024  # bytes that tarfile may ask for, or skip, at a time: more is a forged header
+MAX_MEMBER = 1024 * 1024  # bytes; a 28x28 PNG takes under 1,000, the rest is room for metadata and bookkeeping
+MAX_IMAGES = 2_000_000  # some thirty times MNIST, 1.6 GB in memory; an archive that yields more is taken for a bomb
+MAX_ARCHIVE = 2048 * MAX_IMAGES  # bytes, decompressed; an image takes 1,024 or 1,536 of a tar
+UNFILTERED = 1024  # images at a time: what they need then stays in the processor's cache
 STALLED = 10  # seconds in which a download may bring nothing before it is given up
 
 SAMPLE = Path(__file__).resolve().parent / "data" / "sample"
@@ -50,9 +54,23 @@ MNIST_SHA256 = {  # of the decoded images and labels, see MNIST.sha256
 }
 
 _NAME = re.compile(r"([0-9]{1,18})_([0-9])\.png", re.IGNORECASE)  # 18 digits: what fits into int64
-_BOOKKEEPING = re.compile(r"\..*|thumbs\.db|desktop\.ini|(readme|licen[cs]e)(\..*)?", re.IGNORECASE)
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_BOOKKEEPING = re.compile(
+    r"\._.*|(?!.*\.png$)(\..*|thumbs\.db|desktop\.ini|(readme|licen[cs]e)(\..*)?)", re.IGNORECASE | re.DOTALL
+)
 _CONTAINERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+_REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+_DESCRIBES_NEXT = (  # types of tar members that are no files
+    tarfile.XHDTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_PAX_RECORD = re.compile(rb"([0-9]{1,9}) ([^=]+)=")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_HEADER = struct.pack(">IIBBBBB", SIZE, SIZE, 8, 0, 0, 0, 0)  # 8-bit grayscale, not interlaced
+_BLANK = bytes(1 + SIZE)  # a line of pixels 0, filter type 0 in front
+_INTERLACED = 4 * 5 + 4 * 4 + 3 * 8 + 7 * 8 + 7 * 15 + 14 * 15 + 14 * 29  # bytes of 28x28 pixels in seven passes
 
 
 class DataError(Exception):
@@ -63,17 +81,17 @@ class MNIST(Dataset):
     """Images and labels of a tar archive (plain, gzip, bzip2 or xz) or a folder of PNGs named `{number}_{label}.png`.
 
     `dataset[i]` is (image, label): float32 (1, 32, 32), normalized, and an int. `dataset[[i, j, ...]]` is a batch:
-    float32 (B, 1, 32, 32) and int64 (B,), on the device of `images`. Either works in a DataLoader.
+    float32 (B, 1, 32, 32) and int64 (B,), on the device of `images`; so is a slice. Either works in a DataLoader.
 
     path: the archive or folder. augment: False, True, or the strength of the augmentation, see `draw_affine`: True is
-    1, the whole range. Draws come from torch's default generator, which `torch.manual_seed` seeds and which a
-    DataLoader seeds anew in each of its workers.
+    1, the whole range; a pair (low, high) draws each image's own strength, uniform between the two. Draws come from
+    torch's default generator, which `torch.manual_seed` seeds and which a DataLoader seeds anew in each of its workers.
 
     Attributes: `images` uint8 (N, 28, 28) and `labels` int64 (N,), in the order of the numbers; `augment` as above, to
     be changed at will. Raises DataError if anything about the data is wrong.
     """
 
-    def __init__(self, path: str | Path, augment: bool | float = False) -> None:
+    def __init__(self, path: str | Path, augment: bool | float | tuple[float, float] = False) -> None:
         self.path = Path(path)
         self.augment = augment
         self.images, self.labels = _load(self.path)
@@ -81,17 +99,27 @@ class MNIST(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int | Sequence[int] | Tensor) -> tuple[Tensor, int | Tensor]:
-        index = torch.as_tensor(index, dtype=torch.int64)
+    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> tuple[Tensor, int | Tensor]:
+        if isinstance(index, slice):
+            index = range(len(self))[index]
+        index = torch.as_tensor(index)
+        if index.ndim > 1 or (index.numel() and (index.is_floating_point() or index.dtype == torch.bool)):
+            raise TypeError(f"expected an integer or a sequence of integers, not {index.ndim}-d {index.dtype}")
         if index.ndim == 0:
+            # plain iteration ends with an IndexError; indexing on a GPU would end the process instead
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"image {int(index)} of {len(self)}")
             images, labels = self[index[None]]
             return images[0], int(labels[0])
-        index = index.to(self.images.device, non_blocking=True)
+        index = index.to(self.images.device, torch.int64, non_blocking=True)
         images = self.images[index]
         batch = F.pad(images, 4 * [PADDING]).float()  # (B, 32, 32), 0 to 255
         if self.augment:
             inside = slice(PADDING, -PADDING)
-            matrices = draw_affine(len(index), self.augment, images.device)
+            strength = self.augment
+            if isinstance(strength, tuple):
+                strength = torch.empty(len(index), device=images.device).uniform_(*strength)
+            matrices = draw_affine(len(index), strength, images.device)
             batch[:, inside, inside] = warp(images[:, None].float(), matrices)[:, 0]
         batch.sub_(255 * MEAN).div_(255 * STD)
         return batch[:, None], self.labels[index]
@@ -126,13 +154,13 @@ def compose_affine(angle: Tensor, shift_x: Tensor, shift_y: Tensor, crop: Tensor
     return torch.stack(rows, dim=1).view(-1, 2, 3)
 
 
-def draw_affine(count: int, strength: float = 1.0, device: torch.device | str = "cpu") -> Tensor:
+def draw_affine(count: int, strength: float | Tensor = 1.0, device: torch.device | str = "cpu") -> Tensor:
     """Matrices (count, 2, 3) of `compose_affine`, each drawn for itself, uniform over the stated ranges.
 
-    strength scales the ranges: 1 is ROTATION, TRANSLATION and crops of SMALLEST_CROP to 1 of the area; 0 is no change.
-    Of an area a, the crop's width takes the share a**u and its height a**(1 - u), u uniform in [0, 1]: every aspect
-    ratio that fits into the image, from a to 1/a, uniform in its logarithm as in torchvision's RandomResizedCrop. Its
-    position is uniform over where it fits.
+    strength, one for all or (count,), scales the ranges: 1 is ROTATION, TRANSLATION and crops of SMALLEST_CROP to 1 of
+    the area; 0 is no change. Of an area a, the crop's width takes the share a**u and its height a**(1 - u), u uniform
+    in [0, 1]: every aspect ratio that fits into the image, from a to 1/a, uniform in its logarithm as in torchvision's
+    RandomResizedCrop. Its position is uniform over where it fits.
     """
     draws = torch.rand(7, count, device=device)
     either_way = strength * (2 * draws[:3] - 1)
@@ -153,37 +181,59 @@ def warp(images: Tensor, matrices: Tensor) -> Tensor:
 
 def _load(path: Path) -> tuple[Tensor, Tensor]:
     """Images uint8 (N, 28, 28) and labels int64 (N,) of the archive or folder, in the order of their numbers."""
-    pixels, numbers, labels = bytearray(), [], bytearray()
-    for name, data in _members_of_folder(path) if path.is_dir() else _members_of_archive(path):
-        found = _NAME.fullmatch(name.rpartition("/")[2])
-        if found is None:
-            raise DataError(f"{path}: {name!r} is not named {{number}}_{{label}}.png with a label from 0 to 9")
+    pixels, lines, numbers, labels = bytearray(), bytearray(), array("q"), bytearray()
+    for name, data in _members(path):
+        number, label = _number_and_label(path, name)
         if len(numbers) == MAX_IMAGES:
             raise DataError(f"{path}: holds over {MAX_IMAGES:,} images, more than any MNIST archive")
         try:
-            pixels += decode_png(data)
+            lines += _scanlines(data)
         except ValueError as error:
-            raise DataError(f"{path}: {name!r} {error}") from None
-        numbers.append(int(found[1]))
-        labels.append(int(found[2]))
+            raise DataError(f"{path}: {_quote(name)} {error}") from None
+        numbers.append(number)
+        labels.append(label)
+        if len(numbers) % UNFILTERED == 0:
+            pixels += _unfilter(lines)
+            lines.clear()
     if not numbers:
         raise DataError(f"{path}: holds no images; expected PNGs named {{number}}_{{label}}.png")
+    pixels += _unfilter(lines)
     images = torch.frombuffer(pixels, dtype=torch.uint8).view(-1, SIZE, SIZE)
-    order = torch.tensor(numbers)
-    if (order.diff() <= 0).any():
-        order, positions = order.sort()
-        twice = order[1:][order.diff() == 0]
-        if len(twice):
-            raise DataError(f"{path}: the number {int(twice[0])} stands twice; each image needs a number of its own")
-        images, labels = images[positions], bytes(labels[i] for i in positions.tolist())
-    return images, torch.frombuffer(bytearray(labels), dtype=torch.uint8).long()
+    order = torch.frombuffer(numbers, dtype=torch.int64)
+    labels = torch.frombuffer(labels, dtype=torch.uint8).long()
+    if (order.diff() > 0).all():
+        return images, labels
+    order, positions = order.sort()
+    twice = order[1:][order.diff() == 0]
+    if len(twice):
+        number = int(twice[0])
+        names = [_quote(name) for name, _ in _members(path) if _number_and_label(path, name)[0] == number]
+        both = " and ".join(names[:2])
+        raise DataError(f"{path}: {both} have the same number; expected a number of its own for each image")
+    return images[positions], labels[positions]
+
+
+def _number_and_label(path: Path, name: str) -> tuple[int, int]:
+    """What the name of a member says: `train/00000_5.png` is image 0, a five."""
+    found = _NAME.fullmatch(name.rpartition("/")[2])
+    if found is None:
+        raise DataError(f"{path}: {_quote(name)} is not named {{number}}_{{label}}.png, with a label from 0 to 9")
+    return int(found[1]), int(found[2])
 
 
 def decode_png(data: bytes) -> bytes:
     """The 784 pixels of an 8-bit grayscale 28x28 PNG, row by row. Raises ValueError that says what else it is.
 
     Stricter than Pillow, which passes over a wrong checksum of the pixels: every chunk's CRC-32 is checked (PNG
-    specification, third edition, 5.3). The pixels are decoded by Pillow, size and depth known beforehand.
+    specification, third edition, 5.3), and so is the Adler-32 of the pixels.
+    """
+    return _unfilter(_scanlines(data))
+
+
+def _scanlines(data: bytes) -> bytes:
+    """The 28 lines of a PNG behind a blank one, each with its filter type in front. Raises ValueError.
+
+    The blank line is what the PNG specification takes to be above the first: images can then stand below one another.
     """
     if not data.startswith(_PNG_SIGNATURE):
         raise ValueError("is not a PNG")
@@ -197,115 +247,225 @@ def decode_png(data: bytes) -> bytes:
         if kind == b"IDAT":
             compressed.append(data[start + 8 : end])
         elif kind == b"IHDR" and header is None and end - start == 21:
-            header = struct.unpack(">IIBBBBB", data[start + 8 : end])
+            header = data[start + 8 : end]
         elif kind == b"IEND":
             break
         start = end + 4
+    if header != _PNG_HEADER:
+        _check_interlaced(header)
+        return _interlaced_scanlines(b"".join(compressed))
+    lines = _inflate(b"".join(compressed), SIZE * len(_BLANK))
+    if max(lines[:: len(_BLANK)]) > 4:
+        raise ValueError("is a damaged PNG: unknown filter type")
+    return _BLANK + lines
+
+
+def _check_interlaced(header: bytes | None) -> None:
+    """Raises ValueError unless the header is that of an interlaced 28x28 PNG, 8-bit grayscale."""
     if header is None:
         raise ValueError("is a damaged PNG: it has no header")
-    width, height, depth, color, _, _, interlace = header
-    if header[:6] != (SIZE, SIZE, 8, 0, 0, 0) or interlace > 1:
-        kind = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale with alpha", 6: "RGBA"}.get(
-            color, "unknown colour"
-        )
-        raise ValueError(f"is {width}x{height}, {depth}-bit {kind}; expected {SIZE}x{SIZE}, 8-bit grayscale")
+    width, height, depth, color, *methods = struct.unpack(">IIBBBBB", header)
+    if (width, height, depth, color) != (SIZE, SIZE, 8, 0):
+        kinds = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale with alpha", 6: "RGBA"}
+        found = f"{width}x{height}, {depth}-bit {kinds.get(color, 'unknown colour')}"
+        raise ValueError(f"is {found}; expected {SIZE}x{SIZE}, 8-bit grayscale")
+    if methods != [0, 0, 1]:
+        raise ValueError("is a damaged PNG: unknown compression, filter or interlace method")
+
+
+def _interlaced_scanlines(compressed: bytes) -> bytes:
+    """As `_scanlines`, of the pixels of an interlaced PNG (PNG specification, 8.1)."""
+    _inflate(compressed, _INTERLACED)  # because Pillow takes fewer, too
     try:
-        return Image.frombytes("L", (SIZE, SIZE), b"".join(compressed), "zip", "L", interlace).tobytes()
+        pixels = Image.frombytes("L", (SIZE, SIZE), compressed, "zip", "L", 1).tobytes()
     except (ValueError, OSError):
+        raise ValueError("is a damaged PNG: unknown filter type") from None
+    return _BLANK + b"".join(b"\0" + pixels[start : start + SIZE] for start in range(0, SIZE * SIZE, SIZE))
+
+
+def _inflate(compressed: bytes, size: int) -> bytes:
+    """Decompress exactly `size` bytes, and no more: 1 MiB can hold a gigabyte. Raises ValueError."""
+    decompressor = zlib.decompressobj()
+    try:
+        data = decompressor.decompress(compressed, size + 1)
+    except zlib.error:
         raise ValueError("is a damaged PNG: its pixels cannot be decompressed") from None
+    if len(data) != size or not decompressor.eof:
+        raise ValueError(f"is a damaged PNG: its pixels are not {SIZE}x{SIZE}")
+    return data
+
+
+def _unfilter(lines: bytes) -> bytes:
+    """The pixels of `_scanlines` of any number of images one after the other.
+
+    Pillow undoes the filters of all of them as of one tall image: asked for each image, it takes longer for everything
+    around the pixels than for the pixels.
+    """
+    size = (SIZE, len(lines) // len(_BLANK))
+    tall = Image.frombytes("L", size, zlib.compress(lines, 0), "zip", "L", 0) if lines else Image.new("L", size)
+    return np.asarray(tall).reshape(-1, 1 + SIZE, SIZE)[:, 1:].tobytes()
+
+
+# --- archives and folders ---------------------------------------------------------------------------------------------
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of each file in the archive or folder that is no bookkeeping, each at most MAX_MEMBER bytes."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: {_reason(error)}; expected a tar archive or a folder of PNGs") from None
+    if stat.S_ISDIR(mode):
+        return _members_of_folder(path)
+    if stat.S_ISREG(mode):
+        return _members_of_archive(path)
+    raise DataError(f"{path}: neither a file nor a folder; expected a tar archive or a folder of PNGs")
 
 
 def _members_of_folder(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of each file below the folder that is no bookkeeping."""
-    for folder, _, names in os.walk(path):
+    """Folders below are walked too. Links to files are followed, links to folders refused: they may go in circles."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise DataError(f"{error.filename}: cannot be read: {_reason(error)}") from None
+
+    for folder, subfolders, names in os.walk(path, onerror=refuse):
+        subfolders.sort()
+        links = [name for name in subfolders if os.path.islink(os.path.join(folder, name))]
+        if links:
+            raise DataError(f"{os.path.join(folder, links[0])}: is a link to a folder; expected files and folders")
         for name in sorted(names):
             if _BOOKKEEPING.fullmatch(name):
                 continue
-            member = Path(folder, name)
+            member = os.path.join(folder, name)
+            if not os.path.isfile(member):
+                raise DataError(f"{member}: is not a regular file; expected PNGs")
             try:
-                if not member.is_file():
-                    raise DataError(f"{path}: {name!r} is not a regular file")
                 with open(member, "rb") as file:
                     data = file.read(MAX_MEMBER + 1)
             except OSError as error:
-                raise DataError(f"{member}: cannot be read: {error.strerror}") from None
+                refuse(error)
             if len(data) > MAX_MEMBER:
-                raise DataError(f"{path}: {name!r} is over {MAX_MEMBER:,} bytes, too large for a {SIZE}x{SIZE} PNG")
-            yield name, data
+                raise DataError(f"{member}: is over {MAX_MEMBER:,} bytes; a {SIZE}x{SIZE} PNG takes under 1,000")
+            yield f"{os.path.relpath(folder, path)}/{name}", data
 
 
 def _members_of_archive(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of each member that is no bookkeeping. Nothing is extracted; links and devices are refused."""
+    """Nothing is extracted; links and devices are refused."""
     try:
         with open(path, "rb") as file:
             start = file.read(6)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    if not start:
-        raise DataError(f"{path}: is empty; expected a tar archive")
-    opener = next((opener for magic, opener in _CONTAINERS.items() if start.startswith(magic)), open)
-    with opener(path, "rb") as file:
-        reader = _BoundedReader(file)
-        try:
-            archive = tarfile.TarFile(fileobj=reader)
-            # tarfile keeps every member's header: without clear() a large archive would take twice the memory
-            while member := archive.next():
-                archive.members.clear()
-                name = member.name
-                if member.isdir() or _BOOKKEEPING.fullmatch(name.rpartition("/")[2]):
+        if not start:
+            raise DataError(f"{path}: is empty; expected a tar archive")
+        opener = next((opener for magic, opener in _CONTAINERS.items() if start.startswith(magic)), open)
+        with opener(path, "rb") as file:
+            for name, kind, data in _read_tar(file):
+                if kind == tarfile.DIRTYPE or _BOOKKEEPING.fullmatch(name.rpartition("/")[2]):
                     continue
-                if not member.isreg() or member.issparse():
-                    raise DataError(f"{path}: {name!r} is a link, a device or sparse; expected a regular file")
-                if not 0 <= member.size <= MAX_MEMBER:
-                    raise DataError(
-                        f"{path}: {name!r} claims {member.size:,} bytes; a {SIZE}x{SIZE} PNG takes under 1,000"
-                    )
-                reader.seek(member.offset_data)
-                data = reader.read(member.size)
-                if len(data) < member.size:
-                    raise DataError(f"{path}: is cut off within {name!r}")
+                if kind not in _REGULAR:
+                    raise DataError(f"{path}: {_quote(name)} is a link, a device or sparse; expected a regular file")
                 yield name, data
-            reader.expect_end()
-        except DataError:
-            raise
-        except (
-            Exception
-        ) as error:  # of damaged input tarfile and the decompressors raise a dozen kinds, all meaning this
-            raise DataError(f"{path}: is damaged or not a tar archive: {error or type(error).__name__}") from None
+    except (ValueError, EOFError, OSError, MemoryError, zlib.error, lzma.LZMAError) as error:
+        expected = "expected a tar archive, plain or in gzip, bzip2 or xz"
+        raise DataError(f"{path}: is damaged or no archive: {_reason(error)}; {expected}") from None
 
 
-class _BoundedReader:
-    """What tarfile reads from: a file that only goes forward, and in steps no larger than an honest archive needs.
+def _read_tar(file: BinaryIO) -> Iterator[tuple[str, bytes, bytes]]:
+    """Name, type and content of each member of an archive: USTAR, GNU or pax. Raises ValueError.
 
-    A forged header can ask tarfile for gigabytes of memory, or send it back to where it was, for ever.
+    tarfile would do, were it not that it takes longer for a header than all else takes for an image, goes wherever
+    forged headers send it, and takes a damaged header for the end of the archive. This only ever goes forward.
+    Formats: POSIX.1-2017, pax, "Extended Description"; GNU tar's manual, "Basic Tar Format".
     """
+    defaults, fields, long_name, position = {}, {}, None, 0
+    while any(header := _read(file, tarfile.BLOCKSIZE)):
+        try:
+            name, kind, size = _parse_header(header)
+        except ValueError:
+            raise ValueError(f"no valid header at byte {position:,} but {header[:8]!r}") from None
+        describes_next = kind in _DESCRIBES_NEXT
+        if not describes_next:
+            fields = defaults | fields
+            name, size = fields.get("path", long_name or name), int(fields.get("size", size))
+        if kind == tarfile.DIRTYPE:
+            size = 0  # what it claims is room for its entries
+        if not 0 <= size <= MAX_MEMBER:
+            raise ValueError(
+                f"{_quote(name)} claims {_shorten(f'{size:,}')} bytes; at most {MAX_MEMBER:,} can be right"
+            )
+        padded = size + -size % tarfile.BLOCKSIZE
+        position += tarfile.BLOCKSIZE + padded
+        if position > MAX_ARCHIVE:
+            raise ValueError(f"over {MAX_ARCHIVE:,} bytes, more than any MNIST archive")
+        data = _read(file, padded)[:size]
+        if not describes_next:
+            yield name, kind, data
+            fields, long_name = {}, None
+        elif kind == tarfile.GNUTYPE_LONGNAME:
+            long_name = _text(data)
+        elif kind == tarfile.XGLTYPE:
+            defaults |= _parse_pax(data)
+        elif kind != tarfile.GNUTYPE_LONGLINK:
+            fields = _parse_pax(data)
+    if any(file.read(MAX_MEMBER)) or file.read(1):
+        raise ValueError(f"it goes on behind its end at byte {position:,}")
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._last = b""
-        self.tell = file.tell
 
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= MAX_READ:
-            raise ValueError(f"a header claims {size:,} bytes")
-        self._last = self._file.read(size)
-        return self._last
+def _read(file: BinaryIO, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise ValueError("cut off before its end")
+    return data
 
-    def seek(self, position: int) -> None:
-        distance = position - self._file.tell()
-        if not 0 <= distance <= MAX_READ:
-            raise ValueError(f"a header leads {distance:,} bytes away")
-        self._file.seek(position)
 
-    def expect_end(self) -> None:
-        """Raises ValueError unless what stopped tarfile was a block of zeros, with nothing but zeros behind it.
+def _parse_header(header: bytes) -> tuple[str, bytes, int]:
+    """Name, type and size of a member. Raises ValueError."""
+    checksum = header[148:156]  # summed up as if it were eight spaces
+    if _number(checksum) != sum(header) - sum(checksum) + 8 * ord(" "):
+        raise ValueError("wrong checksum")
+    name, kind = _text(header[:100]), header[156:157]
+    if header[257:263] == tarfile.POSIX_MAGIC[:6] and header[345]:  # GNU's headers hold something else there
+        name = f"{_text(header[345:500])}/{name}"
+    if kind == tarfile.AREGTYPE and name.endswith("/"):
+        kind = tarfile.DIRTYPE  # as it was before POSIX
+    return name, kind, _number(header[124:136])
 
-        tarfile itself takes a damaged header, and the end of a file cut off there, for the end of the archive.
-        """
-        if len(self._last) < tarfile.BLOCKSIZE:
-            raise ValueError("it is cut off before its end")
-        if any(self._last) or any(self.read(MAX_READ)) or self._file.read(1):
-            raise ValueError("it goes on behind a damaged header")
+
+def _number(field: bytes) -> int:
+    """Octal digits, or behind a set first bit base 256, as GNU and others write what is too large for octal."""
+    if field[0] & 0x80:
+        return int.from_bytes(field[1:], "big")
+    return int(field.partition(b"\0")[0].strip() or b"0", 8)
+
+
+def _text(field: bytes) -> str:
+    """What stands before the first 0."""
+    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def _parse_pax(data: bytes) -> dict[str, str]:
+    """Records `length keyword=value` and a line feed, where length counts all of it. Raises ValueError."""
+    fields, start = {}, 0
+    while start < len(data):
+        record = _PAX_RECORD.match(data, start)
+        end = start + int(record[1]) if record else 0
+        if not record or not record.end() < end <= len(data):
+            raise ValueError("a damaged pax header")
+        fields[_text(record[2])] = _text(data[record.end() : end - 1])
+        start = end
+    return fields
+
+
+def _quote(name: str) -> str:
+    """A name as it can be shown: forged ones may be unprintable, or endless."""
+    return repr(_shorten(name))
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:50]}...{text[-50:]}"
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 # --- where the data come from -----------------------------------------------------------------------------------------
@@ -318,7 +478,7 @@ def find_data(data_dir: str | Path | None) -> tuple[Path, str | None]:
     not there yet, and else the sample. Raises DataError.
     """
     folder = Path("data" if data_dir is None else data_dir)
-    missing = [folder / f"{split}.tar" for split in SPLITS if not (folder / f"{split}.tar").exists()]
+    missing = [path for path in _tars(folder) if not os.path.exists(path)]
     if not missing:
         return folder, "it was asked for" if folder.resolve() == SAMPLE else None
     if data_dir is not None or len(missing) == 1:
@@ -337,30 +497,43 @@ def download(folder: Path) -> None:
     """Download MNIST by torchvision and write train.tar and test.tar into `folder`, both or none.
 
     Raises ConnectionError if no mirror gives the four files with the right MD5 sums, or nothing arrives for STALLED
-    seconds; DataError if `folder` cannot be written.
+    seconds; DataError if `folder` cannot be written, or another process is at it.
     """
+    temporary = folder / f".download{files.TEMPORARY}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (
-            files.lock(folder / ".download.lock"),
-            tempfile.TemporaryDirectory(prefix=".download-", dir=folder, ignore_cleanup_errors=True) as temporary,
-        ):
-            raw = _fetch(Path(temporary))
-            for split, prefix in (("train", "train"), ("test", "t10k")):
-                files.clear_temporary(folder / f"{split}.tar")
-                images, labels = (
-                    _read_idx(raw / f"{prefix}-images-idx3-ubyte"),
-                    _read_idx(raw / f"{prefix}-labels-idx1-ubyte"),
-                )
-                write_tar(Path(temporary, f"{split}.tar"), split, images, labels)
-            for split in SPLITS:
-                os.replace(Path(temporary, f"{split}.tar"), folder / f"{split}.tar")
+        with files.lock(folder / ".download.lock"):
+            if any(path.exists() for path in _tars(folder)):
+                return  # another process was faster, and nothing is ever replaced
+            shutil.rmtree(temporary, ignore_errors=True)  # of a killed download
+            try:
+                temporary.mkdir()
+                for path, data in zip(_tars(temporary), _fetch(temporary), strict=True):
+                    write_tar(path, path.stem, data.data, data.targets)
+                _move_all(_tars(temporary), _tars(folder))
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
     except files.RunningError:
         raise DataError(f"{folder}: another process is downloading MNIST there; wait for it") from None
     except ConnectionError:
         raise
     except OSError as error:
-        raise DataError(f"{folder}: MNIST cannot be written there: {error.strerror}") from None
+        raise DataError(f"{folder}: MNIST cannot be written there: {_reason(error)}") from None
+
+
+def _tars(folder: Path) -> list[Path]:
+    return [folder / f"{split}.tar" for split in SPLITS]
+
+
+def _move_all(sources: list[Path], targets: list[Path]) -> None:
+    """Rename files to names that nothing has yet, all or none of them."""
+    try:
+        for source, target in zip(sources, targets, strict=True):
+            os.replace(source, target)
+    except BaseException:
+        for target in targets:
+            target.unlink(missing_ok=True)
+        raise
 
 
 def write_tar(path: Path, split: str, images: Tensor, labels: Tensor) -> None:
@@ -397,36 +570,26 @@ def encode_png(image: Tensor) -> bytes:
     )
 
 
-def _read_idx(path: Path) -> Tensor:
-    """An IDX file of MNIST as uint8; the shape stands behind the magic number, big-endian."""
-    data = path.read_bytes()
-    dimensions = data[3]
-    shape = struct.unpack_from(f">{dimensions}I", data, 4)
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=4 + 4 * dimensions).view(shape)
-
-
-def _fetch(folder: Path) -> Path:
-    """The folder of the four IDX files, downloaded below `folder`. Raises ConnectionError.
+def _fetch(folder: Path) -> tuple[Dataset, Dataset]:
+    """torchvision's MNIST, train and test, downloaded below `folder`. Raises ConnectionError.
 
     torchvision sets no time limit, so it works in a thread that is left behind once nothing arrives any more.
     """
     from torchvision import datasets  # here, because it takes a second and only a download needs it
 
+    resources = list(datasets.MNIST.resources)
+    fetched: list[Dataset] = []
     failures: list[str] = []
-    done = threading.Event()
 
     def work() -> None:
         for mirror in datasets.MNIST.mirrors:
             # one at a time: torchvision goes on to the next mirror after a wrong checksum, but not after a broken line
-            source = type("MNIST", (datasets.MNIST,), {"mirrors": [mirror]})
+            source = type("MNIST", (datasets.MNIST,), {"mirrors": [mirror], "resources": resources})
             try:
-                source(folder, download=True)
+                fetched.extend([source(folder, train=True, download=True), source(folder, train=False)])
             except Exception as error:
-                failures.append(
-                    f"{mirror}: {str(error).strip().splitlines()[-1] if str(error) else type(error).__name__}"
-                )
+                failures.append(f"{mirror}: {_reason(error).strip().splitlines()[-1]}")
             else:
-                done.set()
                 return
 
     worker = threading.Thread(target=work, daemon=True)
@@ -438,7 +601,8 @@ def _fetch(folder: Path) -> Path:
         if size != arrived:
             arrived, since = size, time.monotonic()
         elif time.monotonic() - since > STALLED:
+            resources.clear()  # the thread finds nothing more to do, should it ever wake up
             raise ConnectionError(f"nothing arrived for {STALLED} s")
-    if not done.is_set():
+    if not fetched:
         raise ConnectionError("; ".join(failures))
-    return folder / "MNIST" / "raw"
+    return fetched[0], fetched[1]

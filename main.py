@@ -10,6 +10,7 @@ leaves result_plot/NAME.json, NAME.npz and NAME.png at its end. `plot.py` draws 
 """
 
 import argparse
+import copy
 import json
 import math
 import os
@@ -21,7 +22,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from itertools import islice
+from importlib.metadata import version
+from itertools import count, islice
 from pathlib import Path
 from typing import NoReturn
 
@@ -31,6 +33,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import update_bn
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 from tqdm import tqdm
 
@@ -42,15 +45,20 @@ from model import MODELS, count_parameters, describe
 # The recipe, one for all networks. It was chosen on the last 10,000 training images, held out: benchmarks/tuning.md.
 EPOCHS = 50
 BATCH_SIZE = 128
-LEARNING_RATE = 0.1  # at the end of the warm-up
+LEARNING_RATE = 0.1  # from the end of the warm-up on
 WEIGHT_DECAY = 5e-4
 MOMENTUM = 0.9
-WARM_UP = 0.1  # of all steps, in which the learning rate climbs from 0; then it falls to 0 along half a cosine
+WARM_UP = 2  # epochs, in which the learning rate climbs from 0
+AVERAGING = 8  # what is tested and kept is the mean of the weights over the last ninth of the steps so far
+STATISTICS = 20_000  # training images that batch normalization's statistics are measured on: more change nothing
+AUGMENT = (0.0, 1.0)  # each image at its own strength: some nearly as they are, as test images are
 
 TEST_BATCH = 1000  # only a matter of speed and memory: what is measured does not depend on it
+Observer = Callable[[nn.Module, nn.Module, MNIST], dict[str, float]]
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "matplotlib")  # whose versions a history names
 # What a checkpoint must share with the command that resumes it.
-IDENTITY = ("model", "augment", "seed", "epochs", "batch_size", "lr", "weight_decay", "train_sha256", "test_sha256")
+IDENTITY = ("model", "augment", "seed", "batch_size", "lr", "weight_decay", "train_sha256", "test_sha256")
 
 
 class UserError(Exception):
@@ -82,7 +90,7 @@ def train(
     """
     model.train()
     device = next(model.parameters()).device
-    size, count = batches.sampler.batch_size * world_size(), len(batches.dataset)
+    size, total = batches.sampler.batch_size * world_size(), len(batches.dataset)
     losses = torch.zeros(len(batches), device=device)  # summed over the batch; read once, after the epoch, because
     correct = torch.zeros((), device=device)  # whoever reads from a GPU waits for it
     for step, (images, labels) in enumerate(tqdm(batches, leave=False, disable=not on_terminal())):
@@ -93,11 +101,11 @@ def train(
         loss = F.cross_entropy(logits, labels, reduction="sum")
         optimizer.zero_grad()
         # the mean over the global batch: DistributedDataParallel divides the sum of the gradients by the world size
-        (loss * (world_size() / min(size, count - step * size))).backward()
+        (loss * (world_size() / min(size, total - step * size))).backward()
         optimizer.step()
         losses[step] = loss.detach()
         correct += (logits.argmax(1) == labels).sum()
-    loss, accuracy = (total / count for total in sum_over_processes(losses.sum(), correct))
+    loss, accuracy = (figure / total for figure in sum_over_processes(losses.sum(), correct))
     if not math.isfinite(loss):
         finite = losses.isfinite().tolist()
         step = finite.index(False) if False in finite else len(finite) - 1
@@ -111,7 +119,7 @@ def test(model: nn.Module, dataset: MNIST) -> tuple[float, float]:
     logits, labels = predict(model, dataset, share), dataset.labels[share.start :: share.step]
     loss = F.cross_entropy(logits, labels, reduction="sum")
     correct = (logits.argmax(1) == labels).sum()
-    loss, accuracy = (total / len(dataset) for total in sum_over_processes(loss, correct))
+    loss, accuracy = (figure / len(dataset) for figure in sum_over_processes(loss, correct))
     return loss, accuracy
 
 
@@ -119,24 +127,47 @@ def test(model: nn.Module, dataset: MNIST) -> tuple[float, float]:
 def predict(model: nn.Module, dataset: MNIST, indices: range) -> Tensor:
     """Logits (len(indices), 10) in evaluation mode."""
     model.eval()
-    parts = [indices[start : start + TEST_BATCH] for start in range(0, len(indices), TEST_BATCH)]
-    return torch.cat([model(dataset[part][0]) for part in parts])
+    return torch.cat([model(images) for images, _ in test_batches(dataset, indices)])
+
+
+def test_batches(dataset: MNIST, indices: range) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels in batches of TEST_BATCH, in their order."""
+    return (dataset[indices[start : start + TEST_BATCH]] for start in range(0, len(indices), TEST_BATCH))
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
-    """The rate of a step, counted from 0: a linear warm-up to `peak`, then half a cosine down to 0."""
-    warm_up = int(WARM_UP * steps)
-    if step < warm_up:
-        return peak * (step + 1) / warm_up
-    return peak * (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up))) / 2
+    """The rate of a step, counted from 0, of `steps` an epoch: it climbs to `peak` in WARM_UP epochs, and stays.
 
-
-def augment_strength(epoch: int, epochs: int) -> float:
-    """How strongly an epoch, counted from 1, is augmented: the whole range at first, falling to nearly none.
-
-    Digits that are bent to the end are not the digits of the test set: the network has to fit those last.
+    It never falls. A high rate keeps the weights from settling on the training images; averaging them takes out the
+    noise that it brings. What an epoch does depends on none after it, so a run can be made longer.
     """
-    return 1 - (epoch - 1) / epochs
+    return peak * min(1, (step + 1) / (WARM_UP * steps))
+
+
+def average_weights(network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Have every step of the optimizer, of which `step` were made before, move `average` towards `network`.
+
+    The weight of step t, counted from 1, is (A + 1) / (A + t): polynomial-decay averaging (Shamir and Zhang,
+    "Stochastic Gradient Descent for Non-smooth Optimization", 2013), in effect the mean over the last 1/(A + 1) of the
+    steps so far, with A = AVERAGING. PyTorch's AveragedModel can do the same, in ten to twenty times the time.
+    """
+    old, new = list(average.parameters()), list(network.parameters())
+    steps = count(step + 1)
+
+    @torch.no_grad()
+    def move(*_: object) -> None:
+        torch._foreach_lerp_(old, new, (AVERAGING + 1) / (AVERAGING + next(steps)))
+
+    optimizer.register_step_post_hook(move)
+
+
+def measure_statistics(network: nn.Module, dataset: MNIST) -> None:
+    """Measure batch normalization's means and variances on the first images of the data set, as they are.
+
+    Averaged weights need statistics of their own (Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
+    Generalization", 2018), and those that ran along in training are of augmented images, which test images are not.
+    """
+    update_bn((images for images, _ in test_batches(dataset, range(min(STATISTICS, len(dataset))))), network)
 
 
 class ExactSampler(DistributedSampler):
@@ -197,11 +228,11 @@ def align_buffers(network: nn.Module) -> None:
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 
-def run(arguments: argparse.Namespace, observe: Callable[[nn.Module, MNIST], dict[str, float]] | None = None) -> None:
+def run(arguments: argparse.Namespace, observe: Observer | None = None) -> None:
     """Train and test one network for `arguments.epochs` epochs, and write its files.
 
-    observe(network, train_set), if given, is called after every epoch; the figures that it returns are kept in the
-    history, a list each. It must draw no random numbers and leave the network as it was.
+    observe(network, average, train_set), if given, is called after every epoch; the figures that it returns are kept in
+    the history, a list each. It must draw no random numbers and leave the networks as they were.
     """
     with ExitStack() as stack:
         device = choose_device(arguments.device)
@@ -227,29 +258,34 @@ def run(arguments: argparse.Namespace, observe: Callable[[nn.Module, MNIST], dic
         optimizer = torch.optim.SGD(
             network.parameters(), arguments.lr, momentum=MOMENTUM, weight_decay=arguments.weight_decay, fused=True
         )
+        average = copy.deepcopy(network)
         if state:
             network.load_state_dict(state["network"])
+            average.load_state_dict(state["average"])
             optimizer.load_state_dict(state["optimizer"])
-            history = state["history"]
+            history = state["history"] | {"epochs": arguments.epochs}
         if rank() == 0:
             introduce(network, history, train_set, test_set, why_sample, folder)
         model = share_network(network, device)
         sampler = ExactSampler(train_set, world_size(), rank(), seed=arguments.seed)
         share = BatchSampler(sampler, arguments.batch_size // world_size(), drop_last=False)
         batches = DataLoader(train_set, batch_size=None, sampler=share)
+        average_weights(network, average, optimizer, len(history["train_loss"]) * len(batches))
         check = stop_on_signals(stack)
 
         for epoch in range(len(history["train_loss"]) + 1, arguments.epochs + 1):
             started = time.perf_counter()
             seed_epoch(arguments.seed, epoch)
             sampler.set_epoch(epoch)
-            train_set.augment = augment_strength(epoch, arguments.epochs) if arguments.augment else False
-            steps, first = len(batches) * arguments.epochs, len(batches) * (epoch - 1)
-            rates = [learning_rate(first + step, steps, arguments.lr) for step in range(len(batches))]
+            train_set.augment = AUGMENT if arguments.augment else False
+            first = len(batches) * (epoch - 1)
+            rates = [learning_rate(first + step, len(batches), arguments.lr) for step in range(len(batches))]
             try:
                 train_figures = train(model, batches, optimizer, rates, check)
                 align_buffers(network)
-                figures = (*train_figures, *test(network, test_set), time.perf_counter() - started)
+                train_set.augment = False
+                measure_statistics(average, train_set)
+                figures = (*train_figures, *test(average, test_set), time.perf_counter() - started)
             except DivergedError as error:
                 raise UserError(
                     f"the loss is no longer finite: epoch {epoch}, {error}\n"
@@ -261,14 +297,13 @@ def run(arguments: argparse.Namespace, observe: Callable[[nn.Module, MNIST], dic
             for metric, figure in zip(METRICS, figures, strict=True):
                 history[metric].append(figure)
             if observe:
-                train_set.augment = False
-                for metric, figure in observe(network, train_set).items():
+                for metric, figure in observe(network, average, train_set).items():
                     history.setdefault(metric, []).append(figure)
             if rank() == 0:
                 print(epoch_line(history), flush=True)
-                save_checkpoint(checkpoint_path, network, optimizer, history)
+                save_checkpoint(checkpoint_path, network, average, optimizer, history)
         if rank() == 0:
-            finish(network, optimizer, history, train_set, test_set, checkpoint_path, output)
+            finish(network, average, optimizer, history, train_set, test_set, checkpoint_path, output)
 
 
 def seed_epoch(seed: int, epoch: int) -> None:
@@ -298,6 +333,7 @@ def new_history(
         "weight_decay": arguments.weight_decay,
         "momentum": MOMENTUM,
         "warm_up": WARM_UP,
+        "averaging": AVERAGING,
         "parameters": count_parameters(MODELS[arguments.model]()),
         "data": "MNIST" if sha256 == MNIST_SHA256 else train_set.path.parent.resolve().name,
         "train_images": len(train_set),
@@ -307,7 +343,7 @@ def new_history(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": world_size(),
         "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
         **{metric: [] for metric in METRICS},
     }
 
@@ -443,7 +479,12 @@ def weights_path(checkpoint_path: Path) -> Path:
 
 
 def save_checkpoint(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, history: dict, finished: bool = False
+    path: Path,
+    network: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    history: dict,
+    finished: bool = False,
 ) -> None:
     """Save all that is needed to go on as if nothing had happened.
 
@@ -451,6 +492,7 @@ def save_checkpoint(
     """
     state = {
         "network": network.state_dict(),
+        "average": average.state_dict(),
         "optimizer": optimizer.state_dict(),
         "history": history,
         "finished": finished,
@@ -459,45 +501,60 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, history: dict, arguments: argparse.Namespace) -> dict | None:
-    """The state to go on from, or None to start afresh. Raises UserError where the user has to choose.
-
-    Only tensors and plain values are read, never a pickle that could run code (torch.load with weights_only).
-    """
+    """The state to go on from, or None to start afresh. Raises UserError where the user has to choose."""
     if not path.exists():
         if arguments.resume:
             raise UserError(f"{path}: not found, so there is nothing to resume; leave --resume out to start")
         return None
     if arguments.restart:
         return None
+    state = read_checkpoint(path)
+    saved, finished = state["history"], state["finished"]
+    if not arguments.resume:
+        if finished:
+            return None
+        raise UserError(
+            f"{path}: holds an unfinished run, {len(saved['train_loss'])} of {saved['epochs']} epochs\n"
+            "go on with it with --resume, or throw it away with --restart"
+        )
+    differences = [f"{key} {saved[key]} there, {history[key]} here" for key in IDENTITY if saved[key] != history[key]]
+    if differences:
+        raise UserError(
+            f"{path}: belongs to another configuration: {', '.join(differences)}\nresume with what it was started with"
+        )
+    done = len(saved["train_loss"])
+    if done > arguments.epochs or (finished and done == arguments.epochs):
+        raise UserError(
+            f"{path}: has {done} epochs already, so there is nothing to resume\n"
+            "name more --epochs to go on, or leave --resume out to train anew"
+        )
+    return state
+
+
+def read_checkpoint(path: Path) -> dict:
+    """What `save_checkpoint` saved: only tensors and plain values are read, never a pickle that could run code.
+
+    Raises UserError if the file is anything else.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        saved, finished = state["history"], state["finished"]
-        differences = [key for key in IDENTITY if saved[key] != history[key]]
-        done = len(saved["train_loss"])
-        if not all(len(saved[metric]) == done for metric in METRICS):
-            raise ValueError("its lists differ in length")
+        saved = state["history"]
+        lengths = {len(saved[metric]) for metric in METRICS}
+        if len(lengths) != 1 or not {"network", "average", "optimizer", "finished"} <= set(state):
+            raise ValueError("entries are missing")
+        if missing := set(IDENTITY) - set(saved):
+            raise ValueError(f"its history has no {missing}")
     except Exception:  # of a damaged or foreign file torch.load raises a dozen kinds, all meaning this
         raise UserError(
             f"{path}: is damaged or no checkpoint of this program; expected tensors and plain values, and no other "
             "code is run to read it\nstart afresh with --restart, which replaces it"
         ) from None
-    if not arguments.resume:
-        if finished:
-            return None
-        raise UserError(
-            f"{path}: holds an unfinished run, {done} of {saved['epochs']} epochs\n"
-            "go on with it with --resume, or throw it away with --restart"
-        )
-    if differences:
-        listed = ", ".join(f"{key} {saved[key]} there, {history[key]} here" for key in differences)
-        raise UserError(f"{path}: belongs to another configuration: {listed}\nresume with what it was started with")
-    if finished:
-        raise UserError(f"{path}: the run is finished, so there is nothing to resume; leave --resume out to train anew")
     return state
 
 
 def finish(
     network: nn.Module,
+    average: nn.Module,
     optimizer: torch.optim.Optimizer,
     history: dict,
     train_set: MNIST,
@@ -506,7 +563,7 @@ def finish(
     output: Path,
 ) -> None:
     """Write the finished result: arrays, picture, history, weights; then mark the checkpoint as finished."""
-    arrays = result_arrays(network, history, train_set, test_set)
+    arrays = result_arrays(average, history, train_set, test_set)
     writers = {
         ".npz": lambda file: np.savez_compressed(file, **arrays),
         ".png": lambda file: plot.save(plot.draw_run(history), file),
@@ -514,9 +571,9 @@ def finish(
     }
     for ending in ENDINGS:
         files.replace(output.with_name(output.name + ending), writers[ending])
-    weights = {"network": network.state_dict(), "model": history["model"], "name": history["name"]}
+    weights = {"network": average.state_dict(), "model": history["model"], "name": history["name"]}
     files.replace(weights_path(checkpoint_path), lambda file: torch.save(weights, file))
-    save_checkpoint(checkpoint_path, network, optimizer, history, finished=True)
+    save_checkpoint(checkpoint_path, network, average, optimizer, history, finished=True)
     print(f"{summary(history)}\nplot                   {output.with_name(output.name + '.png')}", flush=True)
 
 
@@ -577,11 +634,15 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--epochs",
         type=number(int, 1, 10**6),
         default=EPOCHS,
-        help="passes over the training set; fixed once a run "
-        "has begun, because the learning rate falls to 0 over exactly these",
+        help="passes over the training set; with --resume they may be more than before, also of a finished run",
     )
     add("--batch-size", type=number(int, 1, 10**6), default=BATCH_SIZE, help="images a step, over all processes")
-    add("--lr", type=number(float, 0, above=True), default=LEARNING_RATE, help="highest learning rate")
+    add(
+        "--lr",
+        type=number(float, 0, above=True),
+        default=LEARNING_RATE,
+        help="learning rate, reached after the warm-up",
+    )
     add("--weight-decay", type=number(float, 0), default=WEIGHT_DECAY, help="L2 penalty of SGD")
     add(
         "--seed", type=number(int, 0, 2**63 - 1), default=0, help="of the first weights, the order and the augmentation"
@@ -624,7 +685,7 @@ def fail(message: str, status: int) -> NoReturn:
     raise SystemExit(status)
 
 
-def main(argv: list[str] | None = None, observe: Callable[[nn.Module, MNIST], dict[str, float]] | None = None) -> None:
+def main(argv: list[str] | None = None, observe: Observer | None = None) -> None:
     """Run the command line. Raises SystemExit: 2 for what the user can mend, 1 for a file that cannot be written."""
     arguments = parse_arguments(argv)
     try:
