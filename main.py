@@ -45,11 +45,12 @@ from model import MODELS, count_parameters, describe
 # The recipe, one for all networks. It was chosen on the last 10,000 training images, held out: benchmarks/tuning.md.
 EPOCHS = 50
 BATCH_SIZE = 128
-LEARNING_RATE = 0.1  # from the end of the warm-up on
+LEARNING_RATE = 0.05  # at its highest
 WEIGHT_DECAY = 5e-4
 MOMENTUM = 0.9
-WARM_UP = 2  # epochs, in which the learning rate climbs from 0
-AVERAGING = 8  # what is tested and kept is the mean of the weights over the last ninth of the steps so far
+WARM_UP = 5  # epochs, in which the learning rate climbs from 0
+FALL = 0.2  # of all epochs, the last, in which it falls to 0
+AVERAGING = 4  # what is tested and kept is the mean of the weights over the last fifth of the steps so far
 STATISTICS = 20_000  # training images that batch normalization's statistics are measured on: more change nothing
 AUGMENT = (0.0, 1.0)  # each image at its own strength: some nearly as they are, as test images are
 
@@ -135,13 +136,13 @@ def test_batches(dataset: MNIST, indices: range) -> Iterator[tuple[Tensor, Tenso
     return (dataset[indices[start : start + TEST_BATCH]] for start in range(0, len(indices), TEST_BATCH))
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """The rate of a step, counted from 0, of `steps` an epoch: it climbs to `peak` in WARM_UP epochs, and stays.
+def learning_rate(epoch: float, epochs: int, peak: float) -> float:
+    """The rate after so many of all `epochs`: it climbs to `peak`, stays there, and falls to 0 over the last of them.
 
-    It never falls. A high rate keeps the weights from settling on the training images; averaging them takes out the
-    noise that it brings. What an epoch does depends on none after it, so a run can be made longer.
+    It stays high for long because low rates let the weights settle on the training images; averaging the weights takes
+    out the noise that a high rate brings.
     """
-    return peak * min(1, (step + 1) / (WARM_UP * steps))
+    return peak * min(1, epoch / WARM_UP, (1 - epoch / epochs) / FALL)
 
 
 def average_weights(network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -278,8 +279,8 @@ def run(arguments: argparse.Namespace, observe: Observer | None = None) -> None:
             seed_epoch(arguments.seed, epoch)
             sampler.set_epoch(epoch)
             train_set.augment = AUGMENT if arguments.augment else False
-            first = len(batches) * (epoch - 1)
-            rates = [learning_rate(first + step, len(batches), arguments.lr) for step in range(len(batches))]
+            passed = [epoch - 1 + (step + 0.5) / len(batches) for step in range(len(batches))]
+            rates = [learning_rate(when, arguments.epochs, arguments.lr) for when in passed]
             try:
                 train_figures = train(model, batches, optimizer, rates, check)
                 align_buffers(network)
@@ -333,6 +334,7 @@ def new_history(
         "weight_decay": arguments.weight_decay,
         "momentum": MOMENTUM,
         "warm_up": WARM_UP,
+        "fall": FALL,
         "averaging": AVERAGING,
         "parameters": count_parameters(MODELS[arguments.model]()),
         "data": "MNIST" if sha256 == MNIST_SHA256 else train_set.path.parent.resolve().name,
@@ -522,11 +524,14 @@ def load_checkpoint(path: Path, history: dict, arguments: argparse.Namespace) ->
         raise UserError(
             f"{path}: belongs to another configuration: {', '.join(differences)}\nresume with what it was started with"
         )
-    done = len(saved["train_loss"])
-    if done > arguments.epochs or (finished and done == arguments.epochs):
+    if finished:
+        raise UserError(f"{path}: the run is finished, so there is nothing to resume; leave --resume out to train anew")
+    done, shorter = len(saved["train_loss"]), min(saved["epochs"], arguments.epochs)
+    # before the learning rate falls, a run of other --epochs is the same
+    if saved["epochs"] != arguments.epochs and done > (1 - FALL) * shorter:
         raise UserError(
-            f"{path}: has {done} epochs already, so there is nothing to resume\n"
-            "name more --epochs to go on, or leave --resume out to train anew"
+            f"{path}: {done} of {saved['epochs']} epochs are done, too many to go on with --epochs {arguments.epochs}: "
+            f"the learning rate falls from {1 - FALL:.0%} of them on\nresume with --epochs {saved['epochs']}"
         )
     return state
 
@@ -634,14 +639,15 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--epochs",
         type=number(int, 1, 10**6),
         default=EPOCHS,
-        help="passes over the training set; with --resume they may be more than before, also of a finished run",
+        help="passes over the training set; --resume may change them as long as the learning rate has not begun to "
+        f"fall, which it does in the last {100 * FALL:.0f} %% of them",
     )
     add("--batch-size", type=number(int, 1, 10**6), default=BATCH_SIZE, help="images a step, over all processes")
     add(
         "--lr",
         type=number(float, 0, above=True),
         default=LEARNING_RATE,
-        help="learning rate, reached after the warm-up",
+        help="highest learning rate",
     )
     add("--weight-decay", type=number(float, 0), default=WEIGHT_DECAY, help="L2 penalty of SGD")
     add(

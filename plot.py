@@ -74,6 +74,7 @@ OBSERVED = ("lenet", "lenet_bn")  # the networks of the two observations of the 
 RECIPE = ("epochs", "batch_size", "lr", "weight_decay")
 CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 CLEAN_CURVES = ("clean_train_loss", "clean_train_accuracy")
+GRADIENT_NORM = "gradient_norm_"  # in front of a layer's name
 
 
 class PlotError(Exception):
@@ -162,10 +163,7 @@ def history_problem(history: object) -> str | None:
             return f"{field} is {history[field]}, expected at least 1"
     lists = {curve: history.get(curve) for curve in CURVES}
     lists |= {curve: history[curve] for curve in CLEAN_CURVES if curve in history}
-    norms = history.get("gradient_norm", {})
-    if not isinstance(norms, dict):
-        return "gradient_norm is not an object of layers"
-    lists |= {f"gradient_norm of {layer}": values for layer, values in norms.items()}
+    lists |= {name: values for name, values in history.items() if name.startswith(GRADIENT_NORM)}
     for name, values in lists.items():
         if not is_curve(values, history["epochs"], 1 if name.endswith("accuracy") else math.inf):
             return f"{name} is not a list of {history['epochs']} finite numbers, one an epoch, in its range"
@@ -699,7 +697,7 @@ def same_height(panels: list[tuple[Axes, list[Curve]]], metric: str, images: int
 def draw_gradients(groups: Groups) -> Figure:
     """The norm of the gradient in each layer, with and without batch normalization."""
     plain, normalized = groups.values()
-    layers = list(plain[0].history["gradient_norm"])
+    layers = layers_of(plain[0])
     figure = Figure((2.6 * (len(layers) + 0.6), PANEL[1]))
     panels, ratios = [], []
     for axes, layer in zip(figure.subplots(1, len(layers), squeeze=False)[0], layers, strict=True):
@@ -719,8 +717,13 @@ def draw_gradients(groups: Groups) -> Figure:
     return figure
 
 
+def layers_of(run: Run) -> tuple[str, ...]:
+    """The layers whose gradients were measured."""
+    return tuple(name.removeprefix(GRADIENT_NORM) for name in run.history if name.startswith(GRADIENT_NORM))
+
+
 def gradient_norms(runs: list[Run], layer: str) -> np.ndarray:
-    return np.array([run.history["gradient_norm"][layer] for run in runs])
+    return stack(runs, GRADIENT_NORM + layer)
 
 
 def test_above(runs: list[Run], metric: str) -> np.ndarray:
@@ -906,7 +909,7 @@ def gradient_table(groups: Groups) -> str:
     observed = observed_gradients(groups)
     rows, layers = [], []
     for configuration, group in observed.items():
-        layers, epochs = list(group[0].history["gradient_norm"]), group[0].history["epochs"]
+        layers, epochs = layers_of(group[0]), group[0].history["epochs"]
         for epoch in sorted({1, (epochs + 1) // 2, epochs}):
             row = [table_name(configuration), str(epoch)]
             row += [f"{gradient_norms(group, layer)[:, epoch - 1].mean():.2g}" for layer in layers]
@@ -929,7 +932,7 @@ def observed_accuracy(groups: Groups) -> Groups:
 def observed_gradients(groups: Groups) -> Groups:
     """The two configurations whose gradients are compared, if both have them for the same layers; else nothing."""
     keys = [(model, False) for model in OBSERVED]
-    measured = {tuple(run.history.get("gradient_norm", {})) for key in keys for run in groups.get(key, [])}
+    measured = {layers_of(run) for key in keys for run in groups.get(key, [])}
     complete = all(key in groups for key in keys) and len(measured) == 1 and measured != {()}
     return {key: groups[key] for key in keys} if complete else {}
 
@@ -982,7 +985,7 @@ def redraw_or_print(folder: Path, table: bool) -> None:
     study = read_runs(folder / STUDY)
     if table:
         if not study:
-            raise PlotError(f"{folder / STUDY}: holds no NAME.json of a run: train the study first")
+            raise PlotError(f"{folder / STUDY}: holds no NAME.json of a run: train them first, with python study.py")
         print(tables(study))
         return
     runs = read_runs(folder)
