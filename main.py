@@ -219,13 +219,6 @@ def share_network(network: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(network)
 
 
-def align_buffers(network: nn.Module) -> None:
-    """Give every process the running statistics of rank 0: those that are saved are those that are tested."""
-    if dist.is_initialized():
-        for buffer in network.buffers():
-            dist.broadcast(buffer, 0)
-
-
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 
@@ -283,7 +276,6 @@ def run(arguments: argparse.Namespace, observe: Observer | None = None) -> None:
             rates = [learning_rate(when, arguments.epochs, arguments.lr) for when in passed]
             try:
                 train_figures = train(model, batches, optimizer, rates, check)
-                align_buffers(network)
                 train_set.augment = False
                 measure_statistics(average, train_set)
                 figures = (*train_figures, *test(average, test_set), time.perf_counter() - started)
@@ -626,8 +618,15 @@ def number(kind: type, low: float, high: float = math.inf, above: bool = False) 
     return parse
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse's, with errors of one line, as all errors of this program are."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message}; see --help", 2)
+
+
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train a network on MNIST; print loss and accuracy for train and test after every epoch.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,

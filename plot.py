@@ -8,7 +8,6 @@ comparison.png and augmentation.png; the runs in result_plot/study give study.pn
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +26,7 @@ from matplotlib.text import Annotation, Text
 from matplotlib.ticker import MaxNLocator
 
 import files
+import results
 
 # --- the look of all figures ------------------------------------------------------------------------------------------
 
@@ -53,10 +53,10 @@ STYLE = {
 TRAIN = {"color": "#d55e00", "linestyle": "--", "marker": "s"}
 CLEAN = {"color": "#56b4e9", "linestyle": "-.", "marker": "^"}
 TEST = {"color": "#0072b2", "linestyle": "-", "marker": "o"}
-MODELS = {  # the name in figures, and how its lines are drawn; augmented runs are dashed
-    "lenet": ("LeNet-5", {"color": "#000000", "marker": "o"}),
-    "lenet_bn": ("BN-LeNet-5", {"color": "#009e73", "marker": "s"}),
-    "mlp": ("Custom-MLP", {"color": "#cc79a7", "marker": "^"}),
+MODELS = {  # augmented runs are dashed
+    "lenet": {"color": "#000000", "marker": "o"},
+    "lenet_bn": {"color": "#009e73", "marker": "s"},
+    "mlp": {"color": "#cc79a7", "marker": "^"},
 }
 OTHER_MODEL = {"color": "#e69f00", "marker": "D"}
 LABEL_X = 1.05  # where labels of line ends stand, in widths of the axes
@@ -68,33 +68,6 @@ COLUMNS, MOST_MISTAKES = 8, 40  # of the picture of mistakes: 5 rows of 8 are le
 TINY = 1e-9  # in place of a scale or a divisor of 0
 LOSS_FLOOR = 2.0**-24  # the smallest loss of one image above 0 that float32 can tell; a logarithm needs one
 
-STUDY = "study"  # the folder of its runs, within that of the others
-BASELINE = ("lenet", False)  # what the others are compared with
-OBSERVED = ("lenet", "lenet_bn")  # the networks of the two observations of the study
-RECIPE = ("epochs", "batch_size", "lr", "weight_decay")
-CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-CLEAN_CURVES = ("clean_train_loss", "clean_train_accuracy")
-GRADIENT_NORM = "gradient_norm_"  # in front of a layer's name
-
-
-class PlotError(Exception):
-    """A file that is missing, damaged or foreign. The message says which, what was expected and what to do."""
-
-
-class Run(NamedTuple):
-    """One run as its files hold it; `arrays` is empty where there is no NPZ file."""
-
-    path: Path
-    history: dict
-    arrays: dict[str, np.ndarray]
-
-    @property
-    def configuration(self) -> tuple[str, bool]:
-        return self.history["model"], self.history["augment"]
-
-
-Groups = dict[tuple[str, bool], list[Run]]  # the runs of each configuration: model, augment
-
 
 class Curve(NamedTuple):
     """A line over the epochs: what is written at its end, values (runs, epochs) to be drawn, and the line's style."""
@@ -104,192 +77,26 @@ class Curve(NamedTuple):
     style: dict
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-FIELDS = {
-    **dict.fromkeys(("name", "model", "data", "test_sha256"), str),
-    **dict.fromkeys(("seed", "epochs", "batch_size", "parameters", "train_images", "test_images"), int),
-    **dict.fromkeys(("lr", "weight_decay"), (int, float)),
-    "augment": bool,
-}
+# --- names, titles and styles -----------------------------------------------------------------------------------------
 
 
-ARRAYS = {  # type and number of dimensions
-    **{"labels": ("uint8", 1), "predictions": ("uint8", 1), "confidence": ("float32", 1), "mistakes": ("int64", 1)},
-    **{"mistake_images": ("uint8", 3), "c1": ("float32", 4), "originals": ("uint8", 3), "warped": ("uint8", 4)},
-}
-
-
-def read_runs(folder: Path) -> list[Run]:
-    """All runs in `folder`, ordered by configuration and seed. Raises PlotError on the first bad file."""
-    runs = []
-    for path in sorted(folder.glob("*.json")):
-        history = read_history(path)
-        runs.append(Run(path, history, read_arrays(path.with_suffix(".npz"), history)))
-    return sorted(runs, key=rank)
-
-
-def rank(run: Run) -> tuple:
-    """The order of runs in figures and tables: that of MODELS, then the models of others by name."""
+def line_style(run: results.Run) -> dict:
     model, augment = run.configuration
-    return list(MODELS).index(model) if model in MODELS else len(MODELS), model, augment, run.history["seed"]
-
-
-def read_history(path: Path) -> dict:
-    """The history in a JSON file, with every field that a figure needs. Raises PlotError."""
-    try:
-        history = json.loads(path.read_bytes())
-    except OSError as error:
-        raise PlotError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise PlotError(
-            f"{path}: is no JSON ({error}); expected the history of a run of main.py: move it away"
-        ) from None
-    problem = history_problem(history)
-    if problem:
-        raise PlotError(f"{path}: is no history of main.py: {problem}; train that run again, or move the file away")
-    return history
-
-
-def history_problem(history: object) -> str | None:
-    """What keeps a value from being a history, or None."""
-    if not isinstance(history, dict):
-        return f"expected an object, found {type(history).__name__}"
-    for field, kind in FIELDS.items():
-        if not isinstance(history.get(field), kind) or (isinstance(history[field], bool) and kind is not bool):
-            return f"{field} is {json.dumps(history[field]) if field in history else 'missing'}"
-    for field in ("epochs", "train_images", "test_images"):
-        if history[field] < 1:
-            return f"{field} is {history[field]}, expected at least 1"
-    lists = {curve: history.get(curve) for curve in CURVES}
-    lists |= {curve: history[curve] for curve in CLEAN_CURVES if curve in history}
-    lists |= {name: values for name, values in history.items() if name.startswith(GRADIENT_NORM)}
-    for name, values in lists.items():
-        if not is_curve(values, history["epochs"], 1 if name.endswith("accuracy") else math.inf):
-            return f"{name} is not a list of {history['epochs']} finite numbers, one an epoch, in its range"
-    return None
-
-
-def is_curve(values: object, epochs: int, most: float) -> bool:
-    """Whether `values` is a list of `epochs` finite numbers from 0 to `most`."""
-    if not isinstance(values, list) or len(values) != epochs:
-        return False
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    return numbers and all(0 <= value <= min(most, sys.float_info.max) for value in values)
-
-
-def read_arrays(path: Path, history: dict) -> dict[str, np.ndarray]:
-    """The arrays beside a history; none if there is no such file. Raises PlotError."""
-    if not path.exists():
-        return {}
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        problem = arrays_problem(arrays, history["test_images"])
-    except Exception as error:  # numpy, zipfile and zlib raise a dozen kinds, all meaning this
-        problem = f"cannot be read as NPZ ({type(error).__name__}: {error})"
-    if problem:
-        raise PlotError(f"{path}: {problem}; train that run again, or move the file away")
-    return arrays
-
-
-def arrays_problem(arrays: dict[str, np.ndarray], images: int) -> str | None:
-    """What keeps arrays from being those of a run that was tested on so many images, or None."""
-    for name, (kind, dimensions) in ARRAYS.items():
-        if name in arrays and (arrays[name].dtype != kind or arrays[name].ndim != dimensions):
-            return f"expected {name} as {kind} in {dimensions} dimensions"
-    for name in ("labels", "predictions", "confidence"):
-        if name not in arrays or len(arrays[name]) != images:
-            return f"expected {name} of {images:,} test images, as its history says"
-    if max(arrays["labels"].max(), arrays["predictions"].max()) > 9:
-        return "expected labels and predictions from 0 to 9"
-    wrong = np.flatnonzero(arrays["labels"] != arrays["predictions"])
-    if not np.array_equal(arrays["mistakes"], wrong) or len(arrays["mistake_images"]) != len(wrong):
-        return "expected as mistakes the images whose prediction is not the label"
-    originals, warped = (arrays[name].shape if name in arrays else () for name in ("originals", "warped"))
-    if originals != warped[:1] + warped[2:]:
-        return "originals and warped do not belong together"
-    return None
-
-
-# --- choosing and naming ----------------------------------------------------------------------------------------------
-
-
-def figure_name(configuration: tuple[str, bool]) -> str:
-    model, augment = configuration
-    return MODELS.get(model, (model,))[0] + (" + augmentation" if augment else "")
-
-
-def table_name(configuration: tuple[str, bool]) -> str:
-    """As on the command line of main.py."""
-    model, augment = configuration
-    return f"`{model} --augment`" if augment else f"`{model}`"
-
-
-def line_style(run: Run) -> dict:
-    model, augment = run.configuration
-    return {**MODELS.get(model, (model, OTHER_MODEL))[1], "linestyle": "--" if augment else "-"}
-
-
-def percent(fraction: float, digits: int = 2) -> str:
-    """In per cent; what is less than 1 is never rounded up to 100 %."""
-    text = f"{100 * fraction:.{digits}f} %"
-    return f"> {100 - 10**-digits:.{digits}f} %" if fraction < 1 and text.startswith("100") else text
+    return {**MODELS.get(model, OTHER_MODEL), "linestyle": "--" if augment else "-"}
 
 
 def shown(metric: str, value: float) -> str:
     if not math.isfinite(value):
         return "not finite"
-    return percent(value) if metric.endswith("accuracy") else f"{value:.4f}"
+    return results.percent(value) if metric.endswith("accuracy") else f"{value:.4f}"
 
 
 def title_name(history: dict) -> str:
-    return figure_name((history["model"], history["augment"]))
+    return results.figure_name((history["model"], history["augment"]))
 
 
 def wrong_of(history: dict, wrong: int) -> str:
     return f"{wrong:,} of {history['test_images']:,} test images wrong"
-
-
-def same_data(runs: list[Run]) -> tuple[list[Run], list[str]]:
-    """The runs on one test set, MNIST's if there are any, and the names of the others."""
-    on_mnist = [run for run in runs if run.history["data"] == "MNIST"]
-    chosen = (on_mnist or runs)[0].history["test_sha256"]
-    left_out = [run.path.stem for run in runs if run.history["test_sha256"] != chosen]
-    return [run for run in runs if run.history["test_sha256"] == chosen], left_out
-
-
-def recipe(run: Run) -> tuple:
-    return tuple(run.history[setting] for setting in RECIPE)
-
-
-def identity(run: Run) -> tuple:
-    """What two files of the same training share."""
-    return run.configuration, run.history["seed"], recipe(run), run.history["test_sha256"]
-
-
-def by_configuration(runs: list[Run]) -> Groups:
-    groups: Groups = {}
-    for run in runs:
-        groups.setdefault(run.configuration, []).append(run)
-    return groups
-
-
-def by_name(runs: list[Run]) -> dict[str, list[Run]]:
-    """Runs of the same configuration and recipe, by a name which tells recipes apart where there are several."""
-    names: dict[str, list[Run]] = {}
-    for configuration, group in by_configuration(runs).items():
-        recipes = list(dict.fromkeys(recipe(run) for run in group))
-        differing = [place for place in range(len(RECIPE)) if len({one[place] for one in recipes}) > 1]
-        for one in recipes:
-            settings = "".join(f", {RECIPE[place].replace('_', ' ')} {one[place]:g}" for place in differing)
-            names[figure_name(configuration) + settings] = [run for run in group if recipe(run) == one]
-    return names
-
-
-def stack(runs: list[Run], metric: str) -> np.ndarray:
-    """That list of each run: (runs, epochs)."""
-    return np.array([run.history[metric] for run in runs], dtype=float)
 
 
 def headline(figure: Figure, finding: str) -> None:
@@ -514,7 +321,7 @@ def draw_confusion(history: dict, arrays: dict[str, np.ndarray]) -> Figure:
         color = "#ffffff" if dark else "#000000" if counts[row, column] else PALE
         axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize=SMALL)
     for digit, total in enumerate(counts.sum(1)):
-        right = f"{percent(counts[digit, digit] / total, 1)} right" if total else "none"
+        right = f"{results.percent(counts[digit, digit] / total, 1)} right" if total else "none"
         axes.text(9.7, digit, right, va="center", fontsize=SMALL)
     axes.set(xlabel="prediction", ylabel="label", xticks=range(10), yticks=range(10))
     axes.grid(False)
@@ -542,7 +349,7 @@ def draw_mistakes(history: dict, arrays: dict[str, np.ndarray]) -> Figure:
         row, column = divmod(place, COLUMNS)
         label, prediction = (arrays[name][wrong[index]] for name in ("labels", "predictions"))
         x, y = column * (width + beside) + width / 2, row * (height + above) + above - 2
-        axes.text(x, y, f"{label} → {prediction}, {percent(confidence[index], 1)}", ha="center", fontsize=SMALL)
+        axes.text(x, y, f"{label} → {prediction}, {results.percent(confidence[index], 1)}", ha="center", fontsize=SMALL)
     return figure
 
 
@@ -590,23 +397,23 @@ def draw_augmentation(arrays: dict[str, np.ndarray]) -> Figure:
     originals, warped = arrays["originals"][:, None], arrays["warped"]
     stays = np.minimum(warped, originals).sum() / max(originals.sum() * warped.shape[1], 1)
     figure, axes = draw_picture(mosaic(np.concatenate([originals, warped], 1), 4, 4), 6.8)
-    headline(figure, f"A draw of the augmentation leaves {percent(stays, 0)} of the ink where it was")
+    headline(figure, f"A draw of the augmentation leaves {results.percent(stays, 0)} of the ink where it was")
     axes.axvline(originals.shape[3] + 1.5, color=PALE)
     axes.set_title(f"original | {warped.shape[1]} draws of it")
     return figure
 
 
 @rc_context(STYLE)
-def draw_comparison(runs: list[Run]) -> Figure:
+def draw_comparison(runs: list[results.Run]) -> Figure:
     """Test loss and accuracy of all runs on the same data, the seeds of one configuration as a mean in a band."""
-    runs, left_out = same_data(runs)
-    groups, images = by_name(runs), runs[0].history["test_images"]
+    runs, left_out = results.same_data(runs)
+    groups, images = results.by_name(runs), runs[0].history["test_images"]
     figure = Figure((2.6 * PANEL[0], 1.2 * PANEL[1]))
     panels = []
     for axes, metric in zip(figure.subplots(1, 2), ("test_loss", "test_accuracy"), strict=True):
         curves, last = [], {}
         for name, group in groups.items():
-            values = stack(group, metric)
+            values = results.stack(group, metric)
             last[name] = values[:, -1].mean()
             label = f"{name}  {shown(metric, last[name])}"
             curves.append(Curve(label, drawn(metric, values, images), line_style(group[0])))
@@ -617,14 +424,14 @@ def draw_comparison(runs: list[Run]) -> Figure:
     best = max(last, key=last.get)  # by now of the accuracy
     finding = f"{best} has the highest accuracy" if len(groups) > 1 else best
     data = f"after the last epoch on the test images of {runs[0].history['data']}"
-    headline(figure, f"{finding} {data}: {percent(last[best])}")
+    headline(figure, f"{finding} {data}: {results.percent(last[best])}")
     if left_out:
         note = f"not shown, because of other test images: {', '.join(left_out)}"
         figure.supxlabel(fill(note, 160, break_on_hyphens=False), fontsize=SMALL)
     return figure
 
 
-def seeds_of(groups: Iterable[list[Run]]) -> str:
+def seeds_of(groups: Iterable[list[results.Run]]) -> str:
     """What a band is, where there is one."""
     counts = sorted({len(group) for group in groups})
     number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -632,18 +439,20 @@ def seeds_of(groups: Iterable[list[Run]]) -> str:
 
 
 @rc_context(STYLE)
-def draw_study(study: list[Run]) -> Figure:
+def draw_study(study: list[results.Run]) -> Figure:
     """The last epoch of each seed as a dot, with the mean and its 95 % confidence interval beside."""
-    groups, images = by_configuration(study), study[0].history["test_images"]
-    means = {key: stack(group, "test_accuracy")[:, -1].mean() for key, group in groups.items()}
+    groups, images = results.by_configuration(study), study[0].history["test_images"]
+    means = {key: results.stack(group, "test_accuracy")[:, -1].mean() for key, group in groups.items()}
     best = max(means, key=means.get)
     figure = Figure((1.6 * max(len(groups), 5), 2 * PANEL[1]))
-    headline(figure, f"After the last epoch {figure_name(best)} is the most accurate: {percent(means[best])}")
+    headline(
+        figure, f"After the last epoch {results.figure_name(best)} is the most accurate: {results.percent(means[best])}"
+    )
     for axes, metric in zip(figure.subplots(2, 1), ("test_loss", "test_accuracy"), strict=True):
         for place, group in enumerate(groups.values()):
-            draw_seeds(axes, place, stack(group, metric)[:, -1], metric, images, line_style(group[0]))
-        log_axis(axes, drawn(metric, stack(study, metric)[:, -1], images), metric, floor_of(metric, images))
-        axes.set_xticks(range(len(groups)), [figure_name(key).replace(" + ", "\n+ ") for key in groups])
+            draw_seeds(axes, place, results.stack(group, metric)[:, -1], metric, images, line_style(group[0]))
+        log_axis(axes, drawn(metric, results.stack(study, metric)[:, -1], images), metric, floor_of(metric, images))
+        axes.set_xticks(range(len(groups)), [results.figure_name(key).replace(" + ", "\n+ ") for key in groups])
         axes.set_xlim(-0.5, len(groups) - 0.3)
         axes.grid(False, axis="x")
         axes.set_title(f"{metric.replace('_', ' ').capitalize()}: each seed, and the mean with its 95 % interval")
@@ -656,17 +465,20 @@ def draw_seeds(axes: Axes, place: int, values: np.ndarray, metric: str, images: 
     face = "none" if style["linestyle"] == "--" else color  # hollow where lines are dashed: augmented
     dots = drawn(metric, values, images)[0]
     axes.plot(np.full(len(dots), place - 0.12), dots, marker, color=color, markerfacecolor=face, alpha=0.8)
-    mean, half = values.mean(), half_interval(values) if len(values) > 1 else 0
+    mean, half = values.mean(), results.half_interval(values) if len(values) > 1 else 0
     low, middle, high = np.sort(drawn(metric, [mean - half, mean, mean + half], images)[0])
     axes.errorbar(place, middle, [[middle - low], [high - middle]], fmt="_", color=color, capsize=3, markersize=8)
     axes.text(place + 0.1, middle, shown(metric, mean), va="center", fontsize=SMALL)
 
 
 @rc_context(STYLE)
-def draw_train_test(groups: Groups) -> Figure:
+def draw_train_test(groups: results.Groups) -> Figure:
     """Accuracy on the training images as augmented, on clean ones, and on the test images."""
     every = [run for group in groups.values() for run in group]
-    shares = [percent(np.mean(test_above(every, metric)), 0) for metric in ("train_accuracy", "clean_train_accuracy")]
+    shares = [
+        results.percent(np.mean(results.test_above(every, metric)), 0)
+        for metric in ("train_accuracy", "clean_train_accuracy")
+    ]
     figure = Figure((1.25 * PANEL[0] * max(len(groups), 1.5), 1.1 * PANEL[1]))
     augmented, clean = (f"that of {word} training images" for word in ("augmented", "clean"))
     headline(figure, f"Test accuracy is above {augmented} in {shares[0]} of the epochs, above {clean} in {shares[1]}")
@@ -675,10 +487,12 @@ def draw_train_test(groups: Groups) -> Figure:
     for axes, group in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.values(), strict=True):
         curves = []
         for prefix, (label, style) in lines.items():
-            values = stack(group, f"{prefix}_accuracy")
-            curves.append(Curve(f"{label}  {percent(values[:, -1].mean())}", drawn("accuracy", values, images), style))
+            values = results.stack(group, f"{prefix}_accuracy")
+            curves.append(
+                Curve(f"{label}  {results.percent(values[:, -1].mean())}", drawn("accuracy", values, images), style)
+            )
         draw_curves(axes, curves, "accuracy", images)
-        axes.set_title(figure_name(group[0].configuration) + seeds_of([group]))
+        axes.set_title(results.figure_name(group[0].configuration) + seeds_of([group]))
         panels.append((axes, curves))
     same_height(panels, "accuracy", images)
     label_ends(panels)
@@ -694,14 +508,14 @@ def same_height(panels: list[tuple[Axes, list[Curve]]], metric: str, images: int
 
 
 @rc_context(STYLE)
-def draw_gradients(groups: Groups) -> Figure:
+def draw_gradients(groups: results.Groups) -> Figure:
     """The norm of the gradient in each layer, with and without batch normalization."""
     plain, normalized = groups.values()
-    layers = layers_of(plain[0])
+    layers = results.layers_of(plain[0])
     figure = Figure((2.6 * (len(layers) + 0.6), PANEL[1]))
     panels, ratios = [], []
     for axes, layer in zip(figure.subplots(1, len(layers), squeeze=False)[0], layers, strict=True):
-        norms = [np.maximum(gradient_norms(group, layer), LOSS_FLOOR) for group in (plain, normalized)]
+        norms = [np.maximum(results.gradient_norms(group, layer), LOSS_FLOOR) for group in (plain, normalized)]
         names = [title_name(group[0].history) for group in (plain, normalized)]
         curves = [Curve(*line) for line in zip(names, norms, map(line_style, (plain[0], normalized[0])), strict=True)]
         ratios.append(norms[1][:, -1].mean() / norms[0][:, -1].mean())
@@ -717,226 +531,6 @@ def draw_gradients(groups: Groups) -> Figure:
     return figure
 
 
-def layers_of(run: Run) -> tuple[str, ...]:
-    """The layers whose gradients were measured."""
-    return tuple(name.removeprefix(GRADIENT_NORM) for name in run.history if name.startswith(GRADIENT_NORM))
-
-
-def gradient_norms(runs: list[Run], layer: str) -> np.ndarray:
-    return stack(runs, GRADIENT_NORM + layer)
-
-
-def test_above(runs: list[Run], metric: str) -> np.ndarray:
-    """(runs, epochs), true where the test accuracy is above that other accuracy."""
-    return stack(runs, "test_accuracy") > stack(runs, metric)
-
-
-# --- statistics -------------------------------------------------------------------------------------------------------
-
-
-def t_probability(t: float, freedom: int) -> float:
-    """P(|T| < t) for Student's t with whole degrees of freedom: the finite sums of Abramowitz and Stegun, 26.7.3-4."""
-    angle = math.atan(t / math.sqrt(freedom))
-    odd = freedom % 2
-    term = math.cos(angle) if odd else 1.0
-    total = 0.0
-    for step in range(odd, freedom - 1, 2):
-        total += term
-        term *= math.cos(angle) ** 2 * (step + 1) / (step + 2)
-    total *= math.sin(angle)
-    return 2 / math.pi * (angle + total) if odd else total
-
-
-def t_quantile(freedom: int) -> float:
-    """The t that |T| exceeds with a probability of 5 %, by bisection."""
-    low, high = 1.9, 13.0  # 1.96 for endless degrees of freedom, 12.71 for one
-    while high - low > 1e-12:
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_probability(middle, freedom) < 0.95 else (low, middle)
-    return (low + high) / 2
-
-
-def half_interval(values: np.ndarray) -> float:
-    """Half the width of the 95 % confidence interval of the mean, after Student; of two values or more."""
-    return t_quantile(len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-
-
-def mcnemar(b: int, c: int) -> float:
-    """Two-sided exact p value of McNemar's test: how likely b to c, or a split less even, is when both are as likely.
-
-    b and c are the images that only the one and only the other network gets right. Computed in whole numbers, with a
-    single rounding at the end, so any size will do.
-    """
-    tail = sum(math.comb(b + c, k) for k in range(min(b, c) + 1))
-    return min(1.0, 2 * tail / 2 ** (b + c))
-
-
-def discordant(one: Run, other: Run) -> tuple[int, int]:
-    """How many test images only `one` gets right, and how many only `other` does."""
-    right, other_right = (run.arrays["predictions"] == run.arrays["labels"] for run in (one, other))
-    return int((right & ~other_right).sum()), int((~right & other_right).sum())
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
-
-
-def tables(study: list[Run]) -> str:
-    """All tables of the study as Markdown. Raises PlotError if the runs are not of one recipe."""
-    check_study(study)
-    groups = by_configuration(study)
-    parts = [table(groups) for table in (summary_table, paired_table, mcnemar_table, accuracy_table, gradient_table)]
-    return "\n\n".join(part for part in parts if part)
-
-
-def check_study(study: list[Run]) -> None:
-    """Raises PlotError unless all runs share test images and recipe: only the named thing may differ in a study."""
-    for run in study:
-        for field in ("test_sha256", *RECIPE):
-            first, here = study[0].history[field], run.history[field]
-            if here != first:
-                raise PlotError(
-                    f"{run.path}: {field} is {here}, but {first} in {study[0].path}; "
-                    "a study has one recipe and one test set: move the runs of the other away"
-                )
-
-
-def markdown(caption: str, header: list[str], rows: list[list[str]]) -> str:
-    """A caption and a table whose columns are aligned in the source as well: the first left, the others right."""
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-
-    def line(cells: list[str]) -> str:
-        pairs = zip(cells, widths, strict=True)
-        return "| " + " | ".join(f"{c:{'>' if place else '<'}{w}}" for place, (c, w) in enumerate(pairs)) + " |"
-
-    rule = "| " + " | ".join("-" * (width - 1) + (":" if place else "-") for place, width in enumerate(widths)) + " |"
-    return "\n".join([caption, "", line(header), rule, *map(line, rows)])
-
-
-def mean_deviation(values: np.ndarray, metric: str) -> str:
-    scale, digits, unit = (100, 2, " %") if metric.endswith("accuracy") else (1, 4, "")
-    deviation = f" ± {scale * values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{scale * values.mean():.{digits}f}{deviation}{unit}"
-
-
-def summary_table(groups: Groups) -> str:
-    header = ["configuration", "parameters", "seeds", "last epoch: accuracy", "loss", "best epoch: accuracy", "loss"]
-    rows = []
-    for configuration, group in groups.items():
-        accuracy, loss = stack(group, "test_accuracy"), stack(group, "test_loss")
-        row = [table_name(configuration), f"{group[0].history['parameters']:,}", str(len(group))]
-        row += [mean_deviation(accuracy[:, -1], "accuracy"), mean_deviation(loss[:, -1], "loss")]
-        row += [mean_deviation(accuracy.max(1), "accuracy"), mean_deviation(loss.min(1), "loss")]
-        rows.append(row)
-    caption = (
-        "Test set, mean ± standard deviation over the seeds. The best epoch (highest accuracy, lowest loss) is chosen "
-        "on the test set itself, so it flatters; the last epoch is not chosen."
-    )
-    return markdown(caption, header, rows)
-
-
-def paired_table(groups: Groups) -> str:
-    """Empty unless a configuration shares two seeds or more with the baseline."""
-    rows = []
-    for configuration, group in groups.items():
-        pairs = seed_pairs(groups.get(BASELINE, []), group)
-        if configuration == BASELINE or len(pairs) < 2:
-            continue
-        row = [table_name(configuration), str(len(pairs))]
-        for metric, scale, digits in (("test_accuracy", 100, 2), ("test_loss", 1, 4)):
-            change = np.array([run.history[metric][-1] - base.history[metric][-1] for base, run in pairs]) * scale
-            mean, half = change.mean(), half_interval(change)
-            row.append(f"{mean:+z.{digits}f} [{mean - half:+z.{digits}f}, {mean + half:+z.{digits}f}]")
-        rows.append(row)
-    caption = (
-        f"Last epoch, difference to {table_name(BASELINE)} with the same seed: mean and 95 % confidence interval of "
-        "Student's t. Where the interval holds 0, these seeds show no difference."
-    )
-    return markdown(caption, ["configuration", "pairs", "accuracy, points", "loss"], rows) if rows else ""
-
-
-def seed_pairs(base: list[Run], group: list[Run]) -> list[tuple[Run, Run]]:
-    """The runs of both that share a seed."""
-    seeds = {run.history["seed"]: run for run in base}
-    return [(seeds[run.history["seed"]], run) for run in group if run.history["seed"] in seeds]
-
-
-def mcnemar_table(groups: Groups) -> str:
-    """Empty unless a LeNet-5 of another configuration shares a seed with the baseline, both with predictions."""
-    rows = []
-    for configuration, group in groups.items():
-        if configuration == BASELINE or configuration[0] not in OBSERVED:
-            continue
-        for base, run in seed_pairs(groups.get(BASELINE, []), group):
-            if base.arrays and run.arrays:
-                b, c = discordant(base, run)
-                p = mcnemar(b, c)
-                p = "< 0.0001" if p < 0.0001 else f"{p:.4f}"
-                rows.append([table_name(configuration), str(run.history["seed"]), str(b), str(c), p])
-    name = table_name(BASELINE)
-    caption = (
-        f"Exact McNemar test against {name} on the test images, one pair of networks a row. Each p is about its two "
-        "networks only; the pairs share their test images, so the p values are not combined: whether a technique "
-        "helps in general is what the paired differences above say."
-    )
-    header = ["configuration", "seed", f"right only with {name}", "right only with this one", "p"]
-    return markdown(caption, header, rows) if rows else ""
-
-
-def accuracy_table(groups: Groups) -> str:
-    """Empty unless there are augmented runs with the clean accuracy measured."""
-    rows = []
-    for configuration, group in observed_accuracy(groups).items():
-        for epoch in (0, -1):
-            metrics = ("train_accuracy", "clean_train_accuracy", "test_accuracy")
-            row = [table_name(configuration), "first" if epoch == 0 else "last"]
-            row += [mean_deviation(stack(group, metric)[:, epoch], metric) for metric in metrics]
-            for metric in metrics[:2]:
-                above = test_above(group, metric)
-                row.append("" if epoch == 0 else f"{above.sum()} of {above.size}")
-            rows.append(row)
-    header = ["configuration", "epoch", "train, augmented, as it ran", "train, clean, evaluated", "test"]
-    header += ["test above augmented", "test above clean"]
-    caption = (
-        "Accuracy on training images augmented and measured while the epoch ran, on clean ones in evaluation "
-        "mode after it, and on the test set: mean ± standard deviation over the seeds. The last two columns count the "
-        "epochs of all runs."
-    )
-    return markdown(caption, header, rows) if rows else ""
-
-
-def gradient_table(groups: Groups) -> str:
-    """Empty unless the gradients of networks with and without batch normalization were measured."""
-    observed = observed_gradients(groups)
-    rows, layers = [], []
-    for configuration, group in observed.items():
-        layers, epochs = layers_of(group[0]), group[0].history["epochs"]
-        for epoch in sorted({1, (epochs + 1) // 2, epochs}):
-            row = [table_name(configuration), str(epoch)]
-            row += [f"{gradient_norms(group, layer)[:, epoch - 1].mean():.2g}" for layer in layers]
-            rows.append([*row, f"{stack(group, 'train_loss')[:, epoch - 1].mean():.2g}"])
-    caption = (
-        "L2 norm of each layer's gradient of the mean loss on a fixed batch of training images, and the train loss of "
-        "the epoch: means over the seeds."
-    )
-    header = ["configuration", "epoch", *(layer.upper() for layer in layers), "train loss"]
-    return markdown(caption, header, rows) if rows else ""
-
-
-def observed_accuracy(groups: Groups) -> Groups:
-    """The augmented configurations whose accuracy on clean training images was measured in every run."""
-    keys = [(model, True) for model in OBSERVED]
-    present = [key for key in keys if key in groups]
-    return {key: groups[key] for key in present if all("clean_train_accuracy" in run.history for run in groups[key])}
-
-
-def observed_gradients(groups: Groups) -> Groups:
-    """The two configurations whose gradients are compared, if both have them for the same layers; else nothing."""
-    keys = [(model, False) for model in OBSERVED]
-    measured = {layers_of(run) for key in keys for run in groups.get(key, [])}
-    complete = all(key in groups for key in keys) and len(measured) == 1 and measured != {()}
-    return {key: groups[key] for key in keys} if complete else {}
-
-
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
@@ -946,7 +540,7 @@ def save(figure: Figure, file: BinaryIO) -> None:
     figure.savefig(file, format="png")
 
 
-def figures(runs: list[Run], study: list[Run]) -> Iterator[tuple[str, Callable[[], Figure]]]:
+def figures(runs: list[results.Run], study: list[results.Run]) -> Iterator[tuple[str, Callable[[], Figure]]]:
     """The name of each figure that these runs allow, and what draws it."""
     for path, history, arrays in runs:
         yield f"{path.stem}.png", partial(draw_run, history)
@@ -958,14 +552,16 @@ def figures(runs: list[Run], study: list[Run]) -> Iterator[tuple[str, Callable[[
     augmented = next((run.arrays for run in (*runs, *study) if "warped" in run.arrays), None)
     if augmented:
         yield "augmentation.png", partial(draw_augmentation, augmented)
-    kept = [run for run in runs if identity(run) not in map(identity, study)]  # a run of the study is drawn once
-    yield "comparison.png", partial(draw_comparison, sorted([*study, *kept], key=rank))
+    kept = [
+        run for run in runs if results.identity(run) not in map(results.identity, study)
+    ]  # a run of the study is drawn once
+    yield "comparison.png", partial(draw_comparison, sorted([*study, *kept], key=results.rank))
     if study:
         yield "study.png", partial(draw_study, study)
-        groups = by_configuration(study)
-        if accuracy := observed_accuracy(groups):
+        groups = results.by_configuration(study)
+        if accuracy := results.observed_accuracy(groups):
             yield "train_test.png", partial(draw_train_test, accuracy)
-        if gradients := observed_gradients(groups):
+        if gradients := results.observed_gradients(groups):
             yield "gradients.png", partial(draw_gradients, gradients)
 
 
@@ -981,17 +577,21 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def redraw_or_print(folder: Path, table: bool) -> None:
-    """Raises PlotError, or OSError if a figure cannot be written. Everything is read before anything is drawn."""
-    study = read_runs(folder / STUDY)
+    """Raises ResultsError, or OSError if a figure cannot be written. Everything is read before anything is drawn."""
+    study = results.read_runs(folder / results.STUDY)
     if table:
         if not study:
-            raise PlotError(f"{folder / STUDY}: holds no NAME.json of a run: train them first, with python study.py")
-        print(tables(study))
+            raise results.ResultsError(
+                f"{folder / results.STUDY}: holds no NAME.json of a run: train them first, with python study.py"
+            )
+        print(results.tables(study))
         return
-    runs = read_runs(folder)
+    runs = results.read_runs(folder)
     if not runs and not study:
-        raise PlotError(f"{folder}: holds no NAME.json of a run: train one first, as in python main.py --model lenet")
-    check_study(study)
+        raise results.ResultsError(
+            f"{folder}: holds no NAME.json of a run: train one first, as in python main.py --model lenet"
+        )
+    results.check_study(study)
     for name, draw in figures(runs, study):
         figure = draw()
         files.replace(folder / name, partial(save, figure))
@@ -1008,7 +608,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     try:
         redraw_or_print(arguments.output_dir, arguments.table)
-    except PlotError as error:
+    except results.ResultsError as error:
         fail(str(error))
     except OSError as error:
         fail(f"{error.filename or arguments.output_dir}: cannot be read or written: {error.strerror or error}")

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 import files
 import plot
 from dataset import MEAN, PADDING, SIZE, STD
-from main import UserError, fail, number, run_name, warn, weights_path
+from main import Parser, UserError, fail, number, run_name, warn, weights_path
 from model import MODELS
 
 # Pixels. The largest mode of common phones is 50 million. Pillow holds 4 bytes a pixel, and turning or recolouring a
@@ -538,7 +538,7 @@ def save(drawing: Figure, path: str) -> None:
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Read handwritten digits in pictures of your own with a network that main.py has trained.",
         allow_abbrev=False,
     )

@@ -102,7 +102,7 @@ def train_run(argv: list[str]) -> tuple[str, int]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = main.Parser(
         description="Train every configuration and seed of the study that is not finished yet.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

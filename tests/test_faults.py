@@ -245,20 +245,43 @@ def test_a_finished_result_survives_an_interrupted_second_run(small, tmp_path, w
 
 
 @pytest.mark.parametrize(
-    ("options", "epochs", "key"),
+    ("option", "value", "key"),
     [
-        (["--batch-size", "50"], 4, "batch_size"),
-        (["--lr", "0.0123"], 4, "lr"),
-        (["--weight-decay", "0.0321"], 4, "weight_decay"),
-        ([], 6, "epochs"),
+        ("--batch-size", "50", "batch_size"),
+        ("--lr", "0.0123", "lr"),
+        ("--weight-decay", "0.0321", "weight_decay"),
     ],
 )
-def test_another_configuration_is_named(stopped, small, options, epochs, key):
+def test_another_configuration_is_named(stopped, small, option, value, key):
     before = checkpoint(stopped).read_bytes()
-    error = refused(train(stopped, small, "--resume", *options, epochs=epochs))
+    error = refused(train(stopped, small, "--resume", option, value))
     assert f"{key} " in error
-    assert (options[1] if options else "6") in error, "what was asked for"
+    assert f"{value} here" in error
     assert checkpoint(stopped).read_bytes() == before
+
+
+def test_epochs_may_grow_before_the_learning_rate_falls(stopped, small):
+    ended = train(stopped, small, "--resume", epochs=6)
+    assert ended.status == 0
+    assert "epoch 3/6" in ended.out
+    history = contents(stopped)[f"results/{NAME}.json"]
+    assert history["epochs"] == len(history["test_loss"]) == 6
+
+
+def test_epochs_may_not_change_once_the_learning_rate_falls(small, tmp_path):
+    assert train(tmp_path, small, epochs=10, observe=at_epoch(9, interrupt())).status == 130
+    before = checkpoint(tmp_path).read_bytes()
+    for epochs in (9, 20):
+        error = refused(train(tmp_path, small, "--resume", epochs=epochs))
+        assert "epochs" in error
+        assert "10" in error
+    assert checkpoint(tmp_path).read_bytes() == before
+    assert train(tmp_path, small, "--resume", epochs=10).status == 0
+
+
+def test_epochs_may_not_shrink_below_what_is_done(stopped, small):
+    for epochs in (1, 2):
+        assert "epochs" in refused(train(stopped, small, "--resume", epochs=epochs))
 
 
 def test_other_data_are_named(stopped, small, tmp_path_factory):
@@ -475,12 +498,8 @@ main.main(sys.argv[1:], observe)
 
 def test_a_loss_that_is_not_finite_stops_the_run(small, tmp_path, monkeypatch):
     rate = main.learning_rate
-    first_epoch = 7  # steps: 210 images, 32 a batch
-
-    def explode(step, steps, peak):
-        return rate(step, steps, peak) if step < first_epoch + 2 else 1e30
-
-    monkeypatch.setattr(main, "learning_rate", explode)
+    third_step = 1 + 2 / 7  # of the second epoch: 210 images are 7 batches of 32
+    monkeypatch.setattr(main, "learning_rate", lambda epoch, *rest: 1e30 if epoch > third_step else rate(epoch, *rest))
     error = refused(train(tmp_path, small, "--batch-size", "32"))
     assert "epoch 2" in error
     assert "step 4 of 7" in error, "the first after the step that broke it"
@@ -494,7 +513,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(small, tmp_path, monkeypatch):
 def test_weights_that_the_last_step_of_an_epoch_broke_are_not_saved(small, tmp_path, monkeypatch):
     """The epoch's own loss was still finite."""
     rate = main.learning_rate
-    monkeypatch.setattr(main, "learning_rate", lambda step, *rest: 1e38 if step == 13 else rate(step, *rest))
+    last_step = 1 + 6 / 7  # of the second epoch: 210 images are 7 batches of 32
+
+    def explode(epoch, *rest):
+        return 1e38 if last_step <= epoch <= 2 else rate(epoch, *rest)
+
+    monkeypatch.setattr(main, "learning_rate", explode)
     error = refused(train(tmp_path, small, "--batch-size", "32"))
     assert "epoch 2" in error
     assert "--lr" in error

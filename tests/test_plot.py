@@ -12,6 +12,7 @@ import pytest
 from matplotlib.text import Text
 
 import plot
+import results
 
 LAYERS = ("c1", "c3", "c5", "f6", "f7")
 
@@ -84,7 +85,7 @@ def measured(history):
 
 
 @pytest.fixture
-def results(tmp_path):
+def folder(tmp_path):
     """Two runs, and a study of six configurations and three seeds."""
     for model in ("lenet", "lenet_bn", "mlp"):
         for augment in (False, True):
@@ -98,7 +99,7 @@ def results(tmp_path):
 
 
 def run_of(history, arrays=None):
-    return plot.Run(Path(f"{history['name']}.json"), history, arrays or {})
+    return results.Run(Path(f"{history['name']}.json"), history, arrays or {})
 
 
 def refuse(folder, capsys, *options):
@@ -138,14 +139,14 @@ def assert_clean(figure):
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_everything_is_drawn_from_the_files_alone(results, capsys):
-    plot.main(["--output-dir", str(results)])
-    names = {path.name for path in results.glob("*.png")}
+def test_everything_is_drawn_from_the_files_alone(folder, capsys):
+    plot.main(["--output-dir", str(folder)])
+    names = {path.name for path in folder.glob("*.png")}
     run = {f"lenet_bn_augment{ending}.png" for ending in ("", "_confusion", "_mistakes", "_filters")}
     together = {"comparison.png", "augmentation.png", "study.png", "train_test.png", "gradients.png"}
     assert names == run | {"mlp.png"} | together  # of mlp there is no NPZ file, so only its curves
-    assert all((results / name).read_bytes().startswith(b"\x89PNG") for name in names)
-    assert set(capsys.readouterr().out.split()) == {str(results / name) for name in names}
+    assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in names)
+    assert set(capsys.readouterr().out.split()) == {str(folder / name) for name in names}
 
 
 def test_importing_plot_imports_neither_torch_nor_pyplot():
@@ -207,18 +208,18 @@ def test_damaged_or_foreign_arrays_are_refused(tmp_path, capsys):
         refuse(tmp_path, capsys)
 
 
-def test_a_study_of_two_recipes_is_refused(results, capsys):
-    write(results / "study", measured(make_history(seed=7, lr=0.5)))
-    assert "lr is 0.5, but 0.1" in refuse(results, capsys)
-    assert "lr is 0.5, but 0.1" in refuse(results, capsys, "--table")
+def test_a_study_of_two_recipes_is_refused(folder, capsys):
+    write(folder / "study", measured(make_history(seed=7, lr=0.5)))
+    assert "lr is 0.5, but 0.1" in refuse(folder, capsys)
+    assert "lr is 0.5, but 0.1" in refuse(folder, capsys, "--table")
 
 
-def test_a_folder_that_cannot_be_written(results, capsys, monkeypatch):
+def test_a_folder_that_cannot_be_written(folder, capsys, monkeypatch):
     def full(path, write):
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(plot.files, "replace", full)
-    assert "No space left" in refuse(results, capsys)
+    assert "No space left" in refuse(folder, capsys)
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -255,10 +256,10 @@ def test_the_best_epoch_is_marked_and_the_last_stands_at_the_line_ends():
 
 
 def test_less_than_all_is_never_called_100_per_cent():
-    assert plot.percent(1) == "100.00 %"
-    assert plot.percent(0.99999) == "> 99.99 %"
-    assert plot.percent(0.99994) == "99.99 %"
-    assert plot.percent(0.9996, 1) == "> 99.9 %"
+    assert results.percent(1) == "100.00 %"
+    assert results.percent(0.99999) == "> 99.99 %"
+    assert results.percent(0.99994) == "99.99 %"
+    assert results.percent(0.9996, 1) == "> 99.9 %"
 
 
 @pytest.mark.parametrize(("mistakes", "shown"), [(0, None), (1, "1 of 1"), (52, "40 of 52")])
@@ -332,18 +333,18 @@ def test_the_comparison_keeps_to_one_test_set_mnist_first():
     }
 
 
-def test_a_run_of_the_study_is_compared_once(results):
-    runs, study = plot.read_runs(results), plot.read_runs(results / "study")
+def test_a_run_of_the_study_is_compared_once(folder):
+    runs, study = results.read_runs(folder), results.read_runs(folder / "study")
     draw = dict(plot.figures(runs, study))["comparison.png"]
     assert len(draw.args[0]) == len(study) == 18
 
 
-def test_the_figures_of_the_study(results):
-    groups = plot.by_configuration(plot.read_runs(results / "study"))
+def test_the_figures_of_the_study(folder):
+    groups = results.by_configuration(results.read_runs(folder / "study"))
     assert_clean(plot.draw_study([run for group in groups.values() for run in group]))
-    texts = assert_clean(plot.draw_train_test(plot.observed_accuracy(groups)))
+    texts = assert_clean(plot.draw_train_test(results.observed_accuracy(groups)))
     assert any("clean training images in 0 %" in text.replace("\n", " ") for text in texts)
-    assert_clean(plot.draw_gradients(plot.observed_gradients(groups)))
+    assert_clean(plot.draw_gradients(results.observed_gradients(groups)))
 
 
 def test_labels_are_spread_as_little_as_possible():
@@ -363,7 +364,7 @@ def test_labels_are_spread_as_little_as_possible():
 )
 def test_quantiles_of_student_t(freedom, expected):
     """The 97.5 % points as every table of the t distribution has them."""
-    assert plot.t_quantile(freedom) == pytest.approx(expected, abs=5e-5)
+    assert results.t_quantile(freedom) == pytest.approx(expected, abs=5e-5)
 
 
 @pytest.mark.parametrize(
@@ -377,19 +378,19 @@ def test_quantiles_of_student_t(freedom, expected):
     ],
 )
 def test_mcnemar_by_hand(b, c, p):
-    assert plot.mcnemar(b, c) == pytest.approx(p, rel=1e-15)
-    assert plot.mcnemar(c, b) == plot.mcnemar(b, c)
+    assert results.mcnemar(b, c) == pytest.approx(p, rel=1e-15)
+    assert results.mcnemar(c, b) == results.mcnemar(b, c)
 
 
 def test_mcnemar_of_hundreds_is_close_to_its_normal_approximation():
     """b + c = 900, b - c = 60: z = 59 / 30 with the correction for continuity, two-sided p = 0.0492."""
-    assert plot.mcnemar(480, 420) == pytest.approx(0.0492, abs=2e-4)
-    assert plot.mcnemar(3000, 1000) < 1e-200
+    assert results.mcnemar(480, 420) == pytest.approx(0.0492, abs=2e-4)
+    assert results.mcnemar(3000, 1000) < 1e-200
 
 
 def test_half_interval_by_hand():
     """1, 2, 3, 4, 5: standard deviation sqrt(2.5), over sqrt(5), times 2.7764."""
-    assert plot.half_interval(np.arange(1.0, 6.0)) == pytest.approx(2.7764 * np.sqrt(0.5), abs=1e-4)
+    assert results.half_interval(np.arange(1.0, 6.0)) == pytest.approx(2.7764 * np.sqrt(0.5), abs=1e-4)
 
 
 def table_cells(text, first):
@@ -430,8 +431,8 @@ def test_the_tables_by_hand(tmp_path, capsys):
     assert all(len(width) == 1 for width in widths.values())  # aligned in the source as well
 
 
-def test_the_tables_of_the_observations(results, capsys):
-    plot.main(["--output-dir", str(results), "--table"])
+def test_the_tables_of_the_observations(folder, capsys):
+    plot.main(["--output-dir", str(folder), "--table"])
     text = capsys.readouterr().out
     last = table_cells(text, "`lenet --augment`")[-1]
     assert last[1] == "last"
