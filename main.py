@@ -268,17 +268,8 @@ def run(arguments: argparse.Namespace, observe: Observer | None = None) -> None:
         check = stop_on_signals(stack)
 
         for epoch in range(len(history["train_loss"]) + 1, arguments.epochs + 1):
-            started = time.perf_counter()
-            seed_epoch(arguments.seed, epoch)
-            sampler.set_epoch(epoch)
-            train_set.augment = AUGMENT if arguments.augment else False
-            passed = [epoch - 1 + (step + 0.5) / len(batches) for step in range(len(batches))]
-            rates = [learning_rate(when, arguments.epochs, arguments.lr) for when in passed]
             try:
-                train_figures = train(model, batches, optimizer, rates, check)
-                train_set.augment = False
-                measure_statistics(average, train_set)
-                figures = (*train_figures, *test(average, test_set), time.perf_counter() - started)
+                figures = train_and_test(epoch, arguments, model, average, batches, test_set, optimizer, check)
             except DivergedError as error:
                 raise UserError(
                     f"the loss is no longer finite: epoch {epoch}, {error}\n"
@@ -287,16 +278,40 @@ def run(arguments: argparse.Namespace, observe: Observer | None = None) -> None:
             except Stopped as stopped:
                 say_how_to_resume(history, checkpoint_path)
                 raise SystemExit(128 + stopped.args[0]) from None
-            for metric, figure in zip(METRICS, figures, strict=True):
-                history[metric].append(figure)
             if observe:
-                for metric, figure in observe(network, average, train_set).items():
-                    history.setdefault(metric, []).append(figure)
+                figures |= observe(network, average, train_set)
+            for metric, figure in figures.items():
+                history.setdefault(metric, []).append(figure)
             if rank() == 0:
                 print(epoch_line(history), flush=True)
                 save_checkpoint(checkpoint_path, network, average, optimizer, history)
         if rank() == 0:
             finish(network, average, optimizer, history, train_set, test_set, checkpoint_path, output)
+
+
+def train_and_test(
+    epoch: int,
+    arguments: argparse.Namespace,
+    model: nn.Module,
+    average: nn.Module,
+    batches: DataLoader,
+    test_set: MNIST,
+    optimizer: torch.optim.Optimizer,
+    check: Callable[[], None],
+) -> dict[str, float]:
+    """One epoch, counted from 1: train `model`, test `average`; the figures by their names in METRICS."""
+    started = time.perf_counter()
+    train_set, steps = batches.dataset, len(batches)
+    seed_epoch(arguments.seed, epoch)
+    batches.sampler.sampler.set_epoch(epoch)
+    passed = [epoch - 1 + (step + 0.5) / steps for step in range(steps)]  # epochs, at the middle of each step
+    rates = [learning_rate(when, arguments.epochs, arguments.lr) for when in passed]
+    train_set.augment = AUGMENT if arguments.augment else False
+    train_figures = train(model, batches, optimizer, rates, check)
+    train_set.augment = False
+    measure_statistics(average, train_set)
+    test_figures = test(average, test_set)
+    return dict(zip(METRICS, (*train_figures, *test_figures, time.perf_counter() - started), strict=True))
 
 
 def seed_epoch(seed: int, epoch: int) -> None:
@@ -595,7 +610,8 @@ def result_arrays(network: nn.Module, history: dict, train_set: MNIST, test_set:
         seed_epoch(history["seed"], 0)
         repeated = originals.repeat_interleave(8, 0)[:, None].float()
         arrays["originals"] = originals
-        arrays["warped"] = warp(repeated, draw_affine(len(repeated))).round().byte().view(10, 8, *originals.shape[1:])
+        matrices = draw_affine(len(repeated), torch.empty(len(repeated)).uniform_(*AUGMENT))
+        arrays["warped"] = warp(repeated, matrices).round().byte().view(10, 8, *originals.shape[1:])
     return {key: value.numpy() for key, value in arrays.items()}
 
 
