@@ -447,7 +447,10 @@ def check_batches(arguments: argparse.Namespace, count: int) -> None:
     """Raises UserError if the last batch would be too small to share out, or for batch normalization."""
     if arguments.batch_size % world_size():
         raise UserError(f"--batch-size {arguments.batch_size}: expected a multiple of the {world_size()} processes")
-    least = world_size() * (2 if arguments.model == "lenet_bn" else 1)
+    normalizes = any(
+        isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in MODELS[arguments.model]().modules()
+    )
+    least = world_size() * (2 if normalizes else 1)
     last = count % arguments.batch_size or min(count, arguments.batch_size)
     if last < least:
         raise UserError(
