@@ -613,8 +613,7 @@ def result_arrays(network: nn.Module, history: dict, train_set: MNIST, test_set:
         seed_epoch(history["seed"], 0)
         repeated = originals.repeat_interleave(8, 0)[:, None].float()
         arrays["originals"] = originals
-        matrices = draw_affine(len(repeated), torch.empty(len(repeated)).uniform_(*AUGMENT))
-        arrays["warped"] = warp(repeated, matrices).round().byte().view(10, 8, *originals.shape[1:])
+        arrays["warped"] = warp(repeated, draw_affine(len(repeated))).round().byte().view(10, 8, *originals.shape[1:])
     return {key: value.numpy() for key, value in arrays.items()}
 
 

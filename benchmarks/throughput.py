@@ -95,16 +95,16 @@ def measure_epochs(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
         usual_sets = UsualMNIST(data_dir / "train.tar", augment), UsualMNIST(data_dir / "test.tar")
         ours = OurScript(name, train_set, test_set, batch_size)
         train_steps, test_steps = len(ours.batches), -(-len(test_set) // main.TEST_BATCH)
-        part, test_part = round(SHARE * train_steps), round(SHARE * test_steps)
+        part, test_part = max(1, round(SHARE * train_steps)), max(1, round(SHARE * test_steps))
 
         def usual_epoch(script: UsualScript, part=part, test_part=test_part, whole=(train_steps, test_steps)) -> float:
             train = seconds(lambda: script.train(part)) * whole[0] / part
             return train + seconds(lambda: script.test(test_part)) * whole[1] / test_part
 
         scripts = {w: UsualScript(name, *usual_sets, batch_size, w) for w in range(os.cpu_count() + 1)}
-        trials = {
-            workers: usual_epoch(script) for workers, script in scripts.items() if usual_epoch(script)
-        }  # 2nd time
+        for script in scripts.values():
+            usual_epoch(script)  # starts the workers
+        trials = {count: usual_epoch(script) for count, script in scripts.items()}
         workers = min(trials, key=trials.get)
         usual = scripts.pop(workers)
         del scripts
