@@ -4,6 +4,7 @@ Everything that the project writes goes through `replace`: it is written beside 
 renamed, so a reader sees the old file or the new one, whatever happens in between.
 """
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,18 +26,21 @@ def replace(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
 
     Raises OSError (disk full, no permission, no such folder); what stood at `path` before is then untouched.
     """
-    path = Path(path)
+    path, content = Path(path), io.BytesIO()
+    write(content)  # in memory first: on a full disk torch.save raises something that is no OSError
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         with open(temporary, "wb") as file:
-            write(file)
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        _flush_folder(path.parent)
+    except OSError as error:
+        error.filename = str(path)  # a full disk names no file, other errors name the temporary one
         raise
-    _flush_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def clear_temporary(path: str | Path) -> None:

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from itertools import count, islice
 from pathlib import Path
@@ -58,8 +58,8 @@ TEST_BATCH = 1000  # only a matter of speed and memory: what is measured does no
 Observer = Callable[[nn.Module, nn.Module, MNIST], dict[str, float]]
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "matplotlib")  # whose versions a history names
-# What a checkpoint must share with the command that resumes it.
-IDENTITY = ("model", "augment", "seed", "batch_size", "lr", "weight_decay", "train_sha256", "test_sha256")
+# What a checkpoint must share with the command that resumes it, beside the recipe.
+IDENTITY = ("model", "augment", "seed", "train_sha256", "test_sha256")
 
 
 class UserError(Exception):
@@ -210,6 +210,18 @@ def join_processes(stack: ExitStack, device: torch.device) -> None:
         stack.callback(dist.destroy_process_group)
 
 
+@contextmanager
+def lost_processes(check: Callable[[], None]) -> Iterator[None]:
+    """Where another process of the run is gone PyTorch says that a connection broke. Stop as it did, or say so."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not dist.is_initialized():
+            raise
+        check()
+        raise UserError(f"another process of this run has ended: {str(error).splitlines()[0]}") from None
+
+
 def share_network(network: nn.Module, device: torch.device) -> nn.Module:
     """The network as all processes train it. On CUDA batch normalization is synchronized; PyTorch cannot on CPUs."""
     if not dist.is_initialized():
@@ -248,15 +260,18 @@ def run(arguments: argparse.Namespace, observe: Observer | None = None) -> None:
             state = broadcast_object(state)
 
         torch.manual_seed(arguments.seed)
-        network = MODELS[arguments.model]().to(device, memory_format=torch.channels_last)
+        network = MODELS[arguments.model]().to(device)
         optimizer = torch.optim.SGD(
             network.parameters(), arguments.lr, momentum=MOMENTUM, weight_decay=arguments.weight_decay, fused=True
         )
         average = copy.deepcopy(network)
         if state:
-            network.load_state_dict(state["network"])
-            average.load_state_dict(state["average"])
-            optimizer.load_state_dict(state["optimizer"])
+            try:
+                network.load_state_dict(state["network"])
+                average.load_state_dict(state["average"])
+                optimizer.load_state_dict(state["optimizer"])
+            except Exception:  # of entries that do not fit, PyTorch raises half a dozen kinds
+                raise no_checkpoint(checkpoint_path) from None
             history = state["history"] | {"epochs": arguments.epochs}
         if rank() == 0:
             introduce(network, history, train_set, test_set, why_sample, folder)
@@ -269,7 +284,8 @@ def run(arguments: argparse.Namespace, observe: Observer | None = None) -> None:
 
         for epoch in range(len(history["train_loss"]) + 1, arguments.epochs + 1):
             try:
-                figures = train_and_test(epoch, arguments, model, average, batches, test_set, optimizer, check)
+                with lost_processes(check):
+                    figures = train_and_test(epoch, arguments, model, average, batches, test_set, optimizer, check)
             except DivergedError as error:
                 raise UserError(
                     f"the loss is no longer finite: epoch {epoch}, {error}\n"
@@ -287,6 +303,8 @@ def run(arguments: argparse.Namespace, observe: Observer | None = None) -> None:
                 save_checkpoint(checkpoint_path, network, average, optimizer, history)
         if rank() == 0:
             finish(network, average, optimizer, history, train_set, test_set, checkpoint_path, output)
+        if dist.is_initialized():
+            dist.barrier()  # nobody leaves while the first process still writes
 
 
 def train_and_test(
@@ -311,6 +329,8 @@ def train_and_test(
     train_set.augment = False
     measure_statistics(average, train_set)
     test_figures = test(average, test_set)
+    if not math.isfinite(test_figures[0]):  # the last step broke what all others had left whole
+        raise DivergedError(f"step {steps} of {steps}, learning rate {rates[-1]:.3g}")
     return dict(zip(METRICS, (*train_figures, *test_figures, time.perf_counter() - started), strict=True))
 
 
@@ -325,6 +345,19 @@ def run_name(arguments: argparse.Namespace) -> str:
     return arguments.model + ("_augment" if arguments.augment else "") + seed
 
 
+def recipe(arguments: argparse.Namespace) -> dict[str, float]:
+    """What decides how a network is trained, beside the number of epochs."""
+    return {
+        "batch_size": arguments.batch_size,
+        "lr": arguments.lr,
+        "weight_decay": arguments.weight_decay,
+        "momentum": MOMENTUM,
+        "warm_up": WARM_UP,
+        "fall": FALL,
+        "averaging": AVERAGING,
+    }
+
+
 def new_history(
     arguments: argparse.Namespace, name: str, train_set: MNIST, test_set: MNIST, device: torch.device
 ) -> dict:
@@ -336,13 +369,7 @@ def new_history(
         "augment": arguments.augment,
         "seed": arguments.seed,
         "epochs": arguments.epochs,
-        "batch_size": arguments.batch_size,
-        "lr": arguments.lr,
-        "weight_decay": arguments.weight_decay,
-        "momentum": MOMENTUM,
-        "warm_up": WARM_UP,
-        "fall": FALL,
-        "averaging": AVERAGING,
+        **recipe(arguments),
         "parameters": count_parameters(MODELS[arguments.model]()),
         "data": "MNIST" if sha256 == MNIST_SHA256 else train_set.path.parent.resolve().name,
         "train_images": len(train_set),
@@ -431,9 +458,10 @@ def say_how_to_resume(history: dict, checkpoint_path: Path) -> None:
     if not done:
         print("\nstopped before the first epoch was complete: nothing is saved", flush=True)
         return
-    command = shlex.join([*sys.argv, *([] if "--resume" in sys.argv else ["--resume"])]).replace(" --restart", "")
+    options = [word for word in sys.argv if word not in ("--resume", "--restart")]
+    launcher = f"torchrun --nproc-per-node {world_size()}" if dist.is_initialized() else "python"
     print(f"\nstopped; {done} of {history['epochs']} epochs are saved in {checkpoint_path}\n{summary(history)}")
-    print(f"go on with: python {command}", flush=True)
+    print(f"go on with: {launcher} {shlex.join([*options, '--resume'])}", flush=True)
 
 
 def broadcast_object(value: object) -> object:
@@ -529,7 +557,10 @@ def load_checkpoint(path: Path, history: dict, arguments: argparse.Namespace) ->
             f"{path}: holds an unfinished run, {len(saved['train_loss'])} of {saved['epochs']} epochs\n"
             "go on with it with --resume, or throw it away with --restart"
         )
-    differences = [f"{key} {saved[key]} there, {history[key]} here" for key in IDENTITY if saved[key] != history[key]]
+    shared = (*IDENTITY, *recipe(arguments))
+    differences = [
+        f"{key} {saved.get(key)} there, {history[key]} here" for key in shared if saved.get(key) != history[key]
+    ]
     if differences:
         raise UserError(
             f"{path}: belongs to another configuration: {', '.join(differences)}\nresume with what it was started with"
@@ -560,11 +591,15 @@ def read_checkpoint(path: Path) -> dict:
         if missing := set(IDENTITY) - set(saved):
             raise ValueError(f"its history has no {missing}")
     except Exception:  # of a damaged or foreign file torch.load raises a dozen kinds, all meaning this
-        raise UserError(
-            f"{path}: is damaged or no checkpoint of this program; expected tensors and plain values, and no other "
-            "code is run to read it\nstart afresh with --restart, which replaces it"
-        ) from None
+        raise no_checkpoint(path) from None
     return state
+
+
+def no_checkpoint(path: Path) -> UserError:
+    return UserError(
+        f"{path}: is damaged or no checkpoint of this program; expected tensors and plain values, and no other "
+        "code is run to read it\nstart afresh with --restart, which replaces it"
+    )
 
 
 def finish(
@@ -620,13 +655,13 @@ def result_arrays(network: nn.Module, history: dict, train_set: MNIST, test_set:
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
-def number(kind: type, low: float, high: float = math.inf, above: bool = False) -> Callable[[str], float]:
+def number(kind: type, low: float, high: float = sys.float_info.max, above: bool = False) -> Callable[[str], float]:
     """An argparse type: a finite number of that kind, at least `low` (or above it) and at most `high`."""
 
     def parse(text: str) -> float:
         value = kind(text)
-        if not math.isfinite(value) or value < low or value > high or (above and value == low):
-            limit = "" if math.isinf(high) else f" and at most {high:g}"
+        if not low <= value <= high or (above and value == low):
+            limit = "" if high == sys.float_info.max else f" and at most {high:g}"
             raise argparse.ArgumentTypeError(
                 f"{text}: expected a number {'above' if above else 'of at least'} {low:g}{limit}"
             )
@@ -716,7 +751,10 @@ def main(argv: list[str] | None = None, observe: Observer | None = None) -> None
     except (UserError, DataError) as error:
         fail(str(error), 2)
     except OSError as error:
-        fail(f"{error.filename or arguments.output_dir}: {error.strerror or error}; the last complete epoch is kept", 1)
+        fail(
+            f"{error.filename or arguments.output_dir}: {error.strerror or error}\nmend that, then go on with --resume",
+            1,
+        )
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

