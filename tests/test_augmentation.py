@@ -216,6 +216,27 @@ def test_strength_goes_through(train_set) -> None:
     assert change[0] == change[1] > change[2] > change[3] > change[4] == change[5] == 0
 
 
+def test_each_image_may_have_a_strength_of_its_own() -> None:
+    """With strength 0 an image stays where it is, whatever is drawn for the others."""
+    strength = torch.tensor([0.0, 1.0, 0.0, 0.5])
+    matrices = draw_affine(4, strength)
+    unmoved = torch.eye(2, 3).expand(4, 2, 3)
+    assert (matrices == unmoved).flatten(1).all(1).tolist() == [True, False, True, False]
+
+
+def test_a_pair_draws_strengths_between_its_ends(train_set) -> None:
+    """Equal ends are that strength for all; of 0 and 1, the mean change lies between those of both."""
+    plain = MNIST(train_set.path)[range(200)][0]
+
+    def change(augment: bool | float | tuple[float, float]) -> float:
+        torch.manual_seed(0)
+        train_set.augment = augment
+        return float((train_set[range(200)][0] - plain).abs().mean())
+
+    assert change((0.0, 0.0)) == pytest.approx(0, abs=1e-6)  # the rounding of the warp
+    assert change((0.1, 0.1)) < change((0.0, 1.0)) < change((1.0, 1.0))
+
+
 def test_without_augmentation_nothing_is_drawn(sample) -> None:
     test_set = MNIST(sample / "test.tar")
     before = torch.get_rng_state()
