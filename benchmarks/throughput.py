@@ -41,7 +41,8 @@ CONFIGURATIONS = (("lenet", False), ("lenet_bn", True), ("mlp", False))
 SHARE = 0.1  # of an epoch, that the usual script runs between two epochs of ours: it would take minutes otherwise
 PREFETCHED = 2 * os.cpu_count()  # batches that the workers of a DataLoader keep ready, two each
 MATRIX = 2048  # rows and columns; large enough that the rate no longer grows
-PRINT_PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+# Peak resident memory of this process, in KB. Not getrusage's, which a process inherits from the one that started it.
+PEAK = "int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
 
 
 def median_of(measure: Callable[[], float], rounds: int) -> float:
@@ -222,21 +223,21 @@ def measure_memory(data_dir: Path, rounds: int) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         for name, augment in CONFIGURATIONS:
             argv = scratch_run(name, data_dir, folder, "--epochs", "1", *(["--augment"] if augment else []))
-            run = f"import sys, torch, torchvision, main\nmain.main(sys.argv[1:])\n{PRINT_PEAK}"
-            base = median_of(lambda: run_python(f"import torch, torchvision\n{PRINT_PEAK}")[0], rounds)
+            run = f"import sys, torch, torchvision, main\nmain.main(sys.argv[1:])\nprint({PEAK})"
+            base = median_of(lambda: run_python(f"import torch, torchvision\nprint({PEAK})")[0], rounds)
             peak = median_of(lambda run=run, argv=argv: run_python(run, *argv)[0], rounds)
             network = name + (" --augment" if augment else "")
             rows.append({"network": network, "imports_mb": base / 1024, "beyond_mb": (peak - base) / 1024})
     return rows
 
 
-GROWTH = """
-import resource, sys, time
+GROWTH = f"""
+import sys, time
 import torch
 import main
 from dataset import MNIST
 from benchmarks.throughput import OurScript
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = lambda: {PEAK} * 1024
 path, batch_size = sys.argv[1:]
 small = MNIST("data/sample/test.tar")
 OurScript("lenet", small, small, int(batch_size)).epoch()  # what the network itself needs is then in the baseline
