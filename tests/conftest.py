@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+import dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,3 +23,22 @@ def mnist_dir() -> Path:
     if not os.environ.get("MNIST_DIR"):
         pytest.skip("set MNIST_DIR to the folder of train.tar and test.tar of the whole MNIST")
     return Path(os.environ["MNIST_DIR"])
+
+
+@pytest.fixture(scope="module")
+def small(sample, tmp_path_factory) -> Path:
+    """A folder of 210 training images and 60 test images of the sample, enough for a loop to be watched."""
+    folder = tmp_path_factory.mktemp("small")
+    for split, count in (("train", 210), ("test", 60)):
+        whole = dataset.MNIST(sample / f"{split}.tar")
+        dataset.write_tar(folder / f"{split}.tar", split, whole.images[:count], whole.labels[:count])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Networks this small gain nothing from more, and tests run beside each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

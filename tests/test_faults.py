@@ -26,12 +26,7 @@ ROOT = Path(main.__file__).resolve().parent
 NAME = "mlp"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
@@ -39,16 +34,6 @@ def _cheap_picture(monkeypatch):
     """In place of the plot, which takes longer than training on a few images, what it is drawn from."""
     monkeypatch.setattr(main.plot, "draw_run", lambda history: history["test_loss"])
     monkeypatch.setattr(main.plot, "save", lambda figure, file: file.write(repr(figure).encode()))
-
-
-@pytest.fixture(scope="module")
-def small(sample, tmp_path_factory) -> Path:
-    """A folder of 210 training images and 60 test images of the sample."""
-    folder = tmp_path_factory.mktemp("small")
-    for split, count in (("train", 210), ("test", 60)):
-        whole = dataset.MNIST(sample / f"{split}.tar")
-        dataset.write_tar(folder / f"{split}.tar", split, whole.images[:count], whole.labels[:count])
-    return folder
 
 
 class Ended:

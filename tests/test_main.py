@@ -42,13 +42,7 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Networks this small gain nothing from more, and tests run beside each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
@@ -56,16 +50,6 @@ def _no_picture(monkeypatch):
     """Drawing takes longer than training on a few images. The run that `finished` makes draws: it comes before this."""
     monkeypatch.setattr(main.plot, "draw_run", lambda history: None)
     monkeypatch.setattr(main.plot, "save", lambda figure, file: None)
-
-
-@pytest.fixture(scope="module")
-def small(sample, tmp_path_factory) -> Path:
-    """A folder of 210 training images and 60 test images of the sample, enough for a loop to be watched."""
-    folder = tmp_path_factory.mktemp("small")
-    for split, count in (("train", 210), ("test", 60)):
-        whole = dataset.MNIST(sample / f"{split}.tar")
-        dataset.write_tar(folder / f"{split}.tar", split, whole.images[:count], whole.labels[:count])
-    return folder
 
 
 def train(folder: Path, data: Path, *options: str, observe=None) -> tuple[str, str]:
