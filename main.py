@@ -128,12 +128,12 @@ def test(model: nn.Module, dataset: MNIST) -> tuple[float, float]:
 def predict(model: nn.Module, dataset: MNIST, indices: range) -> Tensor:
     """Logits (len(indices), 10) in evaluation mode."""
     model.eval()
-    return torch.cat([model(images) for images, _ in test_batches(dataset, indices)])
+    return torch.cat([model(dataset[batch][0]) for batch in test_ranges(indices)])
 
 
-def test_batches(dataset: MNIST, indices: range) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and labels in batches of TEST_BATCH, in their order."""
-    return (dataset[indices[start : start + TEST_BATCH]] for start in range(0, len(indices), TEST_BATCH))
+def test_ranges(indices: range) -> Iterator[range]:
+    """The indices in batches of TEST_BATCH, in their order."""
+    return (indices[start : start + TEST_BATCH] for start in range(0, len(indices), TEST_BATCH))
 
 
 def learning_rate(epoch: float, epochs: int, peak: float) -> float:
@@ -167,8 +167,15 @@ def measure_statistics(network: nn.Module, dataset: MNIST) -> None:
 
     Averaged weights need statistics of their own (Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
     Generalization", 2018), and those that ran along in training are of augmented images, which test images are not.
+    Each process takes its share of the batches, and all end with the mean over all batches.
     """
-    update_bn((images for images, _ in test_batches(dataset, range(min(STATISTICS, len(dataset))))), network)
+    batches = list(test_ranges(range(min(STATISTICS, len(dataset)))))
+    share = batches[rank() :: world_size()]
+    update_bn((dataset[indices][0] for indices in share), network)
+    if dist.is_initialized():
+        for statistic in (buffer for buffer in network.buffers() if buffer.is_floating_point()):
+            statistic.mul_(len(share) / len(batches))
+            dist.all_reduce(statistic)
 
 
 class ExactSampler(DistributedSampler):
@@ -228,7 +235,8 @@ def share_network(network: nn.Module, device: torch.device) -> nn.Module:
         return network
     if device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    return DistributedDataParallel(network)
+    # running statistics are not sent around: nothing reads them, see measure_statistics
+    return DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------
@@ -276,6 +284,7 @@ def run(arguments: argparse.Namespace, observe: Observer | None = None) -> None:
         if rank() == 0:
             introduce(network, history, train_set, test_set, why_sample, folder)
         model = share_network(network, device)
+        keep_freed_memory()
         sampler = ExactSampler(train_set, world_size(), rank(), seed=arguments.seed)
         share = BatchSampler(sampler, arguments.batch_size // world_size(), drop_last=False)
         batches = DataLoader(train_set, batch_size=None, sampler=share)
@@ -462,6 +471,15 @@ def say_how_to_resume(history: dict, checkpoint_path: Path) -> None:
     launcher = f"torchrun --nproc-per-node {world_size()}" if dist.is_initialized() else "python"
     print(f"\nstopped; {done} of {history['epochs']} epochs are saved in {checkpoint_path}\n{summary(history)}")
     print(f"go on with: {launcher} {shlex.join([*options, '--resume'])}", flush=True)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep freed memory for the next step, not give it back to the system and ask for it anew.
+
+    The first epoch would otherwise take a third longer: every step would fault its memory in, page by page. glibc's
+    limits rise to the largest block freed so far, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD).
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def broadcast_object(value: object) -> object:

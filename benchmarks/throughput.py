@@ -239,6 +239,7 @@ from dataset import MNIST
 from benchmarks.throughput import OurScript
 peak = lambda: {PEAK} * 1024
 path, batch_size = sys.argv[1:]
+main.keep_freed_memory()
 small = MNIST("data/sample/test.tar")
 OurScript("lenet", small, small, int(batch_size)).epoch()  # what the network itself needs is then in the baseline
 base, started = peak(), time.perf_counter()
@@ -271,12 +272,13 @@ def measure_growth(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
     return rows
 
 
-def measure_processes(data_dir: Path, rounds: int) -> list[dict]:
-    """Seconds an epoch of 1 and of 2 processes, one thread each, the same global batch."""
+def measure_processes(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
+    """Seconds an epoch of 1 and of 2 processes, one thread each, the same global batch; and with larger batches."""
 
-    def epoch(processes: int) -> float:
+    def epoch(processes: int, size: int) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            argv = scratch_run("lenet_bn", data_dir, folder, "--augment", "--epochs", "3")
+            options = ("--augment", "--epochs", "3", "--batch-size", str(size))
+            argv = scratch_run("lenet_bn", data_dir, folder, *options)
             command = [
                 sys.executable,
                 "-m",
@@ -290,10 +292,14 @@ def measure_processes(data_dir: Path, rounds: int) -> list[dict]:
             (history,) = (json.loads(path.read_text()) for path in Path(folder).glob("*.json"))
             return statistics.median(history["seconds"][1:])  # the first epoch warms up
 
-    pairs = [(epoch(1), epoch(2)) for _ in range(rounds)]
-    one, two = (statistics.median(values) for values in zip(*pairs, strict=True))
-    speed_up = statistics.median(a / b for a, b in pairs)
-    return [{"network": "lenet_bn --augment", "one_process_s": one, "two_processes_s": two, "speed_up": speed_up}]
+    rows = []
+    for size in (batch_size, 4 * batch_size, 16 * batch_size):
+        pairs = [(epoch(1, size), epoch(2, size)) for _ in range(rounds)]
+        one, two = (statistics.median(values) for values in zip(*pairs, strict=True))
+        speed_up = statistics.median(a / b for a, b in pairs)
+        row = {"network": "lenet_bn --augment", "batch_size": size, "one_process_s": one, "two_processes_s": two}
+        rows.append(row | {"speed_up": speed_up})
+    return rows
 
 
 def table(rows: list[dict]) -> str:
@@ -323,7 +329,7 @@ def benchmark() -> None:
         "start": lambda: measure_start(data_dir, rounds),
         "memory": lambda: measure_memory(data_dir, 1),  # the peak hardly varies
         "growth": lambda: measure_growth(data_dir, batch_size, 1 + rounds // 5),  # each of them takes minutes
-        "processes": lambda: measure_processes(data_dir, 1 + rounds // 2),
+        "processes": lambda: measure_processes(data_dir, batch_size, 1 + rounds // 2),
     }
     setting = {"threads": torch.get_num_threads(), "batch_size": batch_size, "torch": torch.__version__}
     print(", ".join(f"{key} {value}" for key, value in setting.items()))

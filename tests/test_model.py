@@ -31,7 +31,7 @@ def plain_lenet(images: Tensor, state: dict[str, Tensor], batch_norm: bool, trai
         x = F.relu(normalize(F.max_pool2d(x, 2), state, norm, training)) if batch_norm else F.max_pool2d(F.relu(x), 2)
     x = x.flatten(1)
     for layer, norm in (("c5", "norm5"), ("f6", "norm6")):
-        x = x @ state[f"{layer}.weight"].T + state[f"{layer}.bias"]
+        x = x @ state[f"{layer}.weight"].flatten(1).T + state[f"{layer}.bias"]  # C5's kernels see the whole of S4
         x = F.relu(normalize(x, state, norm, training) if batch_norm else x)
     return x @ state["f7.weight"].T + state["f7.bias"]
 
