@@ -269,9 +269,7 @@ def run(arguments: argparse.Namespace, observe: Observer | None = None) -> None:
 
         torch.manual_seed(arguments.seed)
         network = MODELS[arguments.model]().to(device)
-        optimizer = torch.optim.SGD(
-            network.parameters(), arguments.lr, momentum=MOMENTUM, weight_decay=arguments.weight_decay, fused=True
-        )
+        optimizer = make_optimizer(network, arguments)
         average = copy.deepcopy(network)
         if state:
             try:
@@ -285,9 +283,7 @@ def run(arguments: argparse.Namespace, observe: Observer | None = None) -> None:
             introduce(network, history, train_set, test_set, why_sample, folder)
         model = share_network(network, device)
         keep_freed_memory()
-        sampler = ExactSampler(train_set, world_size(), rank(), seed=arguments.seed)
-        share = BatchSampler(sampler, arguments.batch_size // world_size(), drop_last=False)
-        batches = DataLoader(train_set, batch_size=None, sampler=share)
+        batches = make_batches(train_set, arguments)
         average_weights(network, average, optimizer, len(history["train_loss"]) * len(batches))
         check = stop_on_signals(stack)
 
@@ -314,6 +310,20 @@ def run(arguments: argparse.Namespace, observe: Observer | None = None) -> None:
             finish(network, average, optimizer, history, train_set, test_set, checkpoint_path, output)
         if dist.is_initialized():
             dist.barrier()  # nobody leaves while the first process still writes
+
+
+def make_optimizer(network: nn.Module, arguments: argparse.Namespace) -> torch.optim.Optimizer:
+    """SGD of the recipe."""
+    return torch.optim.SGD(
+        network.parameters(), arguments.lr, momentum=MOMENTUM, weight_decay=arguments.weight_decay, fused=True
+    )
+
+
+def make_batches(train_set: MNIST, arguments: argparse.Namespace) -> DataLoader:
+    """This process's share of each global batch, in an order that seed and epoch decide."""
+    sampler = ExactSampler(train_set, world_size(), rank(), seed=arguments.seed)
+    share = BatchSampler(sampler, arguments.batch_size // world_size(), drop_last=False)
+    return DataLoader(train_set, batch_size=None, sampler=share)
 
 
 def train_and_test(

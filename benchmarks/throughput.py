@@ -26,7 +26,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,20 +71,19 @@ def operations_per_image(name: str) -> int:
 class OurScript:
     """One epoch of `main.py`, as often as wanted."""
 
-    def __init__(self, name: str, train_set: MNIST, test_set: MNIST, batch_size: int) -> None:
-        self.network = MODELS[name]()
-        self.average = MODELS[name]()
-        self.optimizer = torch.optim.SGD(
-            self.network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True
-        )
+    def __init__(self, name: str, augment: bool, train_set: MNIST, test_set: MNIST, batch_size: int) -> None:
+        options = ["--augment"] if augment else []
+        self.arguments = main.parse_arguments(["--model", name, "--batch-size", str(batch_size), *options])
+        self.network, self.average = MODELS[name](), MODELS[name]()
+        self.optimizer = main.make_optimizer(self.network, self.arguments)
         main.average_weights(self.network, self.average, self.optimizer, 0)
+        self.batches = main.make_batches(train_set, self.arguments)
         self.test_set = test_set
-        sampler = BatchSampler(main.ExactSampler(train_set, 1, 0), batch_size, drop_last=False)
-        self.batches = DataLoader(train_set, batch_size=None, sampler=sampler)
 
     def epoch(self) -> None:
-        main.train(self.network, self.batches, self.optimizer, [0.01] * len(self.batches))
-        main.test(self.average, self.test_set)
+        main.train_and_test(
+            1, self.arguments, self.network, self.average, self.batches, self.test_set, self.optimizer, lambda: None
+        )
 
 
 def measure_epochs(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
@@ -93,9 +91,8 @@ def measure_epochs(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
     train_set, test_set = (MNIST(data_dir / f"{split}.tar") for split in ("train", "test"))
     rows = []
     for name, augment in CONFIGURATIONS:
-        train_set.augment = augment
         usual_sets = UsualMNIST(data_dir / "train.tar", augment), UsualMNIST(data_dir / "test.tar")
-        ours = OurScript(name, train_set, test_set, batch_size)
+        ours = OurScript(name, augment, train_set, test_set, batch_size)
         train_steps, test_steps = len(ours.batches), -(-len(test_set) // main.TEST_BATCH)
         part = max(1, round(SHARE * train_steps))
 
@@ -141,10 +138,10 @@ def measure_epochs(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
 def measure_augmentation(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
     """Seconds to make all batches of an epoch with and without augmentation, and the share of the difference."""
     train_set, test_set = (MNIST(data_dir / f"{split}.tar") for split in ("train", "test"))
-    ours = OurScript("lenet_bn", train_set, test_set, batch_size)
+    ours = OurScript("lenet_bn", True, train_set, test_set, batch_size)
 
     def batches(augment: bool) -> float:
-        train_set.augment = augment
+        train_set.augment = main.AUGMENT if augment else False
         return seconds(lambda: sum(1 for _ in ours.batches))
 
     plain, augmented, epoch = [], [], []
@@ -241,11 +238,11 @@ peak = lambda: {PEAK} * 1024
 path, batch_size = sys.argv[1:]
 main.keep_freed_memory()
 small = MNIST("data/sample/test.tar")
-OurScript("lenet", small, small, int(batch_size)).epoch()  # what the network itself needs is then in the baseline
+OurScript("lenet", False, small, small, int(batch_size)).epoch()  # the baseline: what the network itself needs
 base, started = peak(), time.perf_counter()
 train_set = MNIST(path)
 decoded = time.perf_counter()
-OurScript("lenet", train_set, small, int(batch_size)).epoch()
+OurScript("lenet", False, train_set, small, int(batch_size)).epoch()
 count = len(train_set)
 print((decoded - started) / count, (time.perf_counter() - decoded) / count, (peak() - base) / count)
 """

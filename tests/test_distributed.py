@@ -96,6 +96,40 @@ def test_two_processes_train_the_mlp_as_one_does(sample, tmp_path):
     assert_close(tmp_path / "two", tmp_path / "one", "mlp-sample")
 
 
+MEASURE = """
+import sys
+import torch
+sys.path.insert(0, sys.argv[1])
+import main
+main.TEST_BATCH = 100  # so that the sample makes 15 batches, which two processes cannot share evenly
+torch.distributed.init_process_group("gloo")
+torch.manual_seed(0)
+network = main.MODELS["lenet_bn"]()
+main.measure_statistics(network, main.MNIST(sys.argv[2]))
+torch.save(network.state_dict(), f"{sys.argv[3]}/{main.rank()}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_measure_the_statistics_of_batch_normalization_as_one_does(sample, tmp_path, monkeypatch):
+    script = tmp_path / "measure.py"
+    script.write_text(MEASURE)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    places = [str(ROOT), str(sample / "train.tar"), str(tmp_path)]
+    subprocess.run([*launcher, str(script), *places], check=True, timeout=PATIENCE, env=ENVIRONMENT)
+    monkeypatch.setattr(main, "TEST_BATCH", 100)
+    torch.manual_seed(0)
+    network = main.MODELS["lenet_bn"]()
+    before = network.norm1.running_mean.clone()
+    main.measure_statistics(network, main.MNIST(sample / "train.tar"))
+    assert not torch.equal(network.norm1.running_mean, before)
+    for process in ("0", "1"):
+        shared = torch.load(tmp_path / f"{process}.pt", weights_only=True)
+        for name, value in network.named_buffers():
+            if value.is_floating_point():
+                torch.testing.assert_close(shared[name], value, rtol=1e-5, atol=1e-6)
+
+
 def test_only_the_first_process_prints_and_writes(two):
     folder, ended = two
     assert re.findall(r"^epoch (\d)/3", ended.stdout, re.MULTILINE) == ["1", "2", "3"]

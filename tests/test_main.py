@@ -5,7 +5,10 @@ import io
 import json
 import math
 import os
+import platform
 import re
+import subprocess
+import sys
 from itertools import chain
 from pathlib import Path
 
@@ -535,3 +538,26 @@ def test_bad_data_stop_it_before_anything_is_overwritten(small, tmp_path, capsys
     error = refused(capsys, "--model", "mlp", "--epochs", "1", "--data-dir", str(broken), *places)
     assert str(broken / "train.tar") in error
     assert all(path.read_bytes() == content for path, content in before.items())
+
+
+FAULTS = """
+import resource
+import torch
+import main
+main.keep_freed_memory()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def step(): return [torch.ones(2**19) for _ in range(8)]  # 2 MiB each, freed at once
+step()
+before = faults()
+for _ in range(50):
+    step()
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other limits")
+def test_memory_that_a_step_frees_is_kept_for_the_next():
+    command = [sys.executable, "-c", FAULTS]
+    root = Path(main.__file__).parent
+    output = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+    assert int(output) < 4096  # pages of one step; given back to the system, each of the 50 would fault them in anew

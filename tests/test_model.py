@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model import MODELS, CustomMLP, LeNet5, count_parameters, describe
+from model import MODELS, CustomMLP, LeNet5, ThinConv2d, count_parameters, describe
 
 LENET_COUNTS = {"c1": 156, "c3": 2_416, "c5": 48_120, "f6": 10_164, "f7": 850}
 MLP_COUNTS = {"f1": 44 * (1024 + 1), "f2": 120 * (44 + 1), "f3": 10_164, "f4": 850}
@@ -129,6 +129,18 @@ def test_lenet_gets_the_gradient_with_respect_to_the_images_right():
     (ours,) = torch.autograd.grad(model(images).square().sum(), images)
     (reference,) = torch.autograd.grad(plain_lenet(images, model.state_dict(), False, True).square().sum(), images)
     torch.testing.assert_close(ours, reference, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "size"), [((2, 6, 14, 14), 16, 5), ((3, 1, 7, 10), 2, 3), ((1, 4, 6, 4), 5, 1)]
+)
+def test_a_thin_convolution_is_a_convolution(inputs, outputs, size):
+    layer, images = ThinConv2d(inputs[1], outputs, size), torch.randn(inputs, requires_grad=True)
+    ours, reference = layer(images), F.conv2d(images, layer.weight, layer.bias)
+    torch.testing.assert_close(ours, reference)
+    gradient, at = torch.randn_like(reference), (images, layer.weight, layer.bias)
+    for found, expected in zip(*(torch.autograd.grad(y, at, gradient) for y in (ours, reference)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_mlp_is_its_layers():
