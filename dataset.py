@@ -140,7 +140,7 @@ class MNIST(Dataset):
 
 
 def compose_affine(angle: Tensor, shift_x: Tensor, shift_y: Tensor, crop: Tensor) -> Tensor:
-    """Rotation, then translation, then resized crop, as one matrix an image for `affine_grid`.
+    """Rotation, then translation, then resized crop, as one matrix an image for `warp`.
 
     angle: (B,) degrees, counter-clockwise. shift_x, shift_y: (B,) fractions of width and height, right and down.
     crop: (B, 4), left, top, width and height as fractions of the image. Returns float32 (B, 2, 3): it maps where a
@@ -172,8 +172,12 @@ def draw_affine(count: int, strength: float | Tensor = 1.0, device: torch.device
 
 def warp(images: Tensor, matrices: Tensor) -> Tensor:
     """Warp images (B, C, H, W), float, square, by matrices (B, 2, 3): bilinear, 0 outside the image."""
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    height, width = images.shape[2:]
+    x, y = ((2 * torch.arange(count, device=images.device) + 1) / count - 1 for count in (width, height))
+    # affine_grid(align_corners=False) multiplies pixel by pixel, in 20 times the time
+    of_x, of_y, shift = matrices[:, :, None, None].unbind(-1)  # (B, 2, 1, 1), for the result's two coordinates
+    grid = of_x * x + (of_y * y[:, None] + shift)  # (B, 2, H, W)
+    return F.grid_sample(images, grid.permute(0, 2, 3, 1), mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 # --- decoding ---------------------------------------------------------------------------------------------------------

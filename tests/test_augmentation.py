@@ -266,3 +266,11 @@ def test_each_epoch_draws_anew_and_a_seed_repeats_it(train_set, workers, batched
 def test_workers_do_not_draw_alike(train_set) -> None:
     loader = DataLoader(train_set, batch_size=None, sampler=[[0] * 10] * 4, num_workers=2)
     assert len(torch.cat([images for images, _ in loader]).unique(dim=0)) == 40
+
+
+def test_a_warp_is_pytorchs_own():
+    torch.manual_seed(0)
+    images, matrices = torch.rand(40, 2, 28, 28), dataset.draw_affine(40)
+    grid = F.affine_grid(matrices, [40, 2, 28, 28], align_corners=False)
+    expected = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    torch.testing.assert_close(dataset.warp(images, matrices), expected, rtol=0, atol=1e-5)
