@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
@@ -270,7 +271,7 @@ def test_workers_do_not_draw_alike(train_set) -> None:
 
 def test_a_warp_is_pytorchs_own():
     torch.manual_seed(0)
-    images, matrices = torch.rand(40, 2, 28, 28), dataset.draw_affine(40)
-    grid = F.affine_grid(matrices, [40, 2, 28, 28], align_corners=False)
+    images, affine = torch.rand(40, 2, 28, 28), draw_affine(40)
+    grid = F.affine_grid(affine, [40, 2, 28, 28], align_corners=False)
     expected = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    torch.testing.assert_close(dataset.warp(images, matrices), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(warp(images, affine), expected, rtol=0, atol=1e-5)
