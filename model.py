@@ -73,9 +73,7 @@ class _ThinConvolution(torch.autograd.Function):
         batch, channels, height, width = images.shape
         size = weight.shape[-1]
         kernels = F.pad(weight, (1, 1)).unfold(3, size + 1, 1).flip(2, 4)  # (K, C, k, 2, k+1), turned around
-        kernels = kernels.permute(3, 1, 0, 2, 4).reshape(
-            2 * channels, len(weight), size, size + 1
-        )  # even columns first
+        kernels = kernels.permute(3, 1, 0, 2, 4).reshape(2 * channels, -1, size, size + 1)  # even columns first
         columns = F.conv2d(gradient.contiguous(), kernels, stride=(1, 2), padding=size - 1)
         columns = columns.view(batch, 2, channels, height, width // 2)
         of_images = columns.permute(0, 2, 3, 4, 1).reshape(images.shape)
