@@ -22,10 +22,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
+from torch.utils.data import BatchSampler, DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,6 +86,12 @@ class OurScript:
         main.train_and_test(
             1, self.arguments, self.network, self.average, self.batches, self.test_set, self.optimizer, lambda: None
         )
+
+    def train_part(self, count: int) -> None:
+        """Train on the first `count` images of a shuffled epoch."""
+        sampler = BatchSampler(FirstPart(self.batches.dataset, count), self.arguments.batch_size, drop_last=False)
+        batches = DataLoader(self.batches.dataset, batch_size=None, sampler=sampler)
+        main.train(self.network, batches, self.optimizer, [0.01] * len(batches))
 
 
 def measure_epochs(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
@@ -228,6 +236,20 @@ def measure_memory(data_dir: Path, rounds: int) -> list[dict]:
     return rows
 
 
+class FirstPart(main.ExactSampler):
+    """The first `count` indices of an epoch in its shuffled order."""
+
+    def __init__(self, train_set: MNIST, count: int) -> None:
+        super().__init__(train_set, 1, 0)
+        self.count = count
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(super().__iter__(), self.count)
+
+    def __len__(self) -> int:
+        return self.count
+
+
 GROWTH = f"""
 import sys, time
 import torch
@@ -235,37 +257,44 @@ import main
 from dataset import MNIST
 from benchmarks.throughput import OurScript
 peak = lambda: {PEAK} * 1024
-path, batch_size = sys.argv[1:]
+path, batch_size, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 small = MNIST("data/sample/test.tar")
-OurScript("lenet", False, small, small, int(batch_size)).epoch()  # the baseline: what the network itself needs
+OurScript("lenet", False, small, small, batch_size).epoch()  # the baseline: what the network itself needs
 base, started = peak(), time.perf_counter()
 train_set = MNIST(path)
 decoded = time.perf_counter()
-main.keep_freed_memory()
-OurScript("lenet", False, train_set, small, int(batch_size)).epoch()
-count = len(train_set)
-print((decoded - started) / count, (time.perf_counter() - decoded) / count, (peak() - base) / count)
+OurScript("lenet", False, train_set, small, batch_size).train_part(count)
+print((decoded - started) / len(train_set), (peak() - base) / len(train_set))
 """
 
 
 def measure_growth(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
-    """Microseconds and bytes an image, for 1, 4 and 16 times the training set."""
-    original = MNIST(data_dir / "train.tar")
-    sizes, figures = (1, 4, 16), {}
+    """Microseconds and bytes an image, for 1, 4 and 16 times the training set.
+
+    Training is timed over as many images of each as the original has, in turn; shuffling all of them counts in full.
+    """
+    original, test_set = (MNIST(data_dir / f"{split}.tar") for split in ("train", "test"))
+    count, sizes = len(original), (1, 4, 16)
+    read, scripts = {size: [] for size in sizes}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for size in sizes:
-            path = Path(folder, f"{size}.tar")
+        paths = {size: Path(folder, f"{size}.tar") for size in sizes}
+        for size, path in paths.items():
             write_tar(path, "train", original.images.repeat(size, 1, 1), original.labels.repeat(size))
-            figures[size] = []
-        for _ in range(rounds):
-            for size in sizes:
-                figures[size].append(run_python(GROWTH, str(Path(folder, f"{size}.tar")), str(batch_size)))
+        for _ in range(1 + rounds // 5):  # each of them takes half a minute
+            for size, path in paths.items():
+                read[size].append(run_python(GROWTH, str(path), str(batch_size), str(count)))
+        for size, path in paths.items():
+            scripts[size] = OurScript("lenet", False, MNIST(path), test_set, batch_size)
+    main.keep_freed_memory()
+    trained = {size: [] for size in sizes}
+    for _ in range(rounds):
+        for size, script in scripts.items():
+            trained[size].append(seconds(lambda script=script: script.train_part(count)) / count)
     rows = []
     for size in sizes:
-        decode, train, memory = (statistics.median(values) for values in zip(*figures[size], strict=True))
-        rows.append(
-            {"images": size * len(original), "decode_us": 1e6 * decode, "train_us": 1e6 * train, "bytes": memory}
-        )
+        decode, memory = (statistics.median(values) for values in zip(*read[size], strict=True))
+        train = statistics.median(trained[size])
+        rows.append({"images": size * count, "decode_us": 1e6 * decode, "train_us": 1e6 * train, "bytes": memory})
     return rows
 
 
@@ -325,7 +354,7 @@ def benchmark() -> None:
         "augment": lambda: measure_augmentation(data_dir, batch_size, rounds),
         "start": lambda: measure_start(data_dir, rounds),
         "memory": lambda: measure_memory(data_dir, 1),  # the peak hardly varies
-        "growth": lambda: measure_growth(data_dir, batch_size, 1 + rounds // 5),  # each of them takes minutes
+        "growth": lambda: measure_growth(data_dir, batch_size, rounds),
         "processes": lambda: measure_processes(data_dir, batch_size, 1 + rounds // 2),
     }
     setting = {"threads": torch.get_num_threads(), "batch_size": batch_size, "torch": torch.__version__}
