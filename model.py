@@ -19,9 +19,6 @@ class PooledConv2d(nn.Conv2d):
     For one input channel, stride 1, no padding, and maps of even height and width.
     """
 
-    def __init__(self, out_channels: int, kernel_size: int) -> None:
-        super().__init__(1, out_channels, kernel_size)
-
     def forward(self, images: Tensor) -> Tensor:
         count, size = self.out_channels, self.kernel_size[0] + 1
         kernels = F.pad(self.weight, (1, 1, 1, 1)).unfold(2, size, 1).unfold(3, size, 1)  # (K, 1, 2, 2, k+1, k+1)
@@ -41,10 +38,6 @@ class ThinConv2d(nn.Conv2d):
     The same function as `nn.Conv2d`, whose gradient a CPU computes in two thirds of the time. On other devices it is
     `nn.Conv2d` itself.
     """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size)
-        self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         if images.device.type != "cpu":
@@ -89,10 +82,6 @@ class WholeConv2d(nn.Conv2d):
     Weights and images are multiplied in the order in which they lie in memory in channels_last: nothing is copied.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size)
-        self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)
-
     def forward(self, images: Tensor) -> Tensor:
         rows, weight = (values.permute(0, 2, 3, 1).flatten(1) for values in (images, self.weight))
         return F.linear(rows, weight, self.bias)
@@ -111,7 +100,7 @@ class LeNet5(nn.Module):
 
     def __init__(self, batch_norm: bool = False) -> None:
         super().__init__()
-        self.c1 = PooledConv2d(6, 5)  # 6 * (1*5*5 + 1)      =    156; S2 is in it
+        self.c1 = PooledConv2d(1, 6, 5)  # 6 * (1*5*5 + 1)   =    156; S2 is in it
         self.c3 = ThinConv2d(6, 16, 5)  # 16 * (6*5*5 + 1)   =  2,416
         self.c5 = WholeConv2d(16, 120, 5)  # 120 * (400 + 1) = 48,120
         self.f6 = nn.Linear(120, 84)  # 84 * (120 + 1)       = 10,164
@@ -121,6 +110,8 @@ class LeNet5(nn.Module):
         self.norm5 = nn.BatchNorm1d(120) if batch_norm else nn.Identity()  # 2 * 120 = 240
         self.norm6 = nn.BatchNorm1d(84) if batch_norm else nn.Identity()  # 2 * 84  = 168
         assert count_parameters(self) == (62_158 if batch_norm else 61_706)
+        for layer in (self.c3, self.c5):  # they are as fast as they say with weights that lie like this in memory
+            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.c1(images)  # (B, 6, 28, 28), pooled by S2 to (B, 6, 14, 14)

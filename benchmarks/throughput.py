@@ -15,6 +15,7 @@ processes  1 process against 2 processes started by torchrun, one thread each
 """
 
 import argparse
+import copy
 import json
 import os
 import statistics
@@ -279,12 +280,13 @@ def measure_growth(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         paths = {size: Path(folder, f"{size}.tar") for size in sizes}
         for size, path in paths.items():
-            write_tar(path, "train", original.images.repeat(size, 1, 1), original.labels.repeat(size))
+            enlarged = copy.copy(original)
+            enlarged.images, enlarged.labels = original.images.repeat(size, 1, 1), original.labels.repeat(size)
+            write_tar(path, "train", enlarged.images, enlarged.labels)
+            scripts[size] = OurScript("lenet", False, enlarged, test_set, batch_size)
         for _ in range(1 + rounds // 5):  # each of them takes half a minute
             for size, path in paths.items():
                 read[size].append(run_python(GROWTH, str(path), str(batch_size), str(count)))
-        for size, path in paths.items():
-            scripts[size] = OurScript("lenet", False, MNIST(path), test_set, batch_size)
     main.keep_freed_memory()
     trained = {size: [] for size in sizes}
     for _ in range(rounds):
