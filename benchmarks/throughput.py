@@ -253,19 +253,16 @@ class FirstPart(main.ExactSampler):
 
 GROWTH = f"""
 import sys, time
-import torch
 import main
 from dataset import MNIST
 from benchmarks.throughput import OurScript
-peak = lambda: {PEAK} * 1024
 path, batch_size, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-small = MNIST("data/sample/test.tar")
-OurScript("lenet", False, small, small, batch_size).epoch()  # the baseline: what the network itself needs
-base, started = peak(), time.perf_counter()
+main.keep_freed_memory()
+started = time.perf_counter()
 train_set = MNIST(path)
 decoded = time.perf_counter()
-OurScript("lenet", False, train_set, small, batch_size).train_part(count)
-print((decoded - started) / len(train_set), (peak() - base) / len(train_set))
+OurScript("lenet", False, train_set, train_set, batch_size).train_part(min(count, len(train_set)))
+print(len(train_set), decoded - started, {PEAK} * 1024)
 """
 
 
@@ -273,6 +270,7 @@ def measure_growth(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
     """Microseconds and bytes an image, for 1, 4 and 16 times the training set.
 
     Training is timed over as many images of each as the original has, in turn; shuffling all of them counts in full.
+    Memory is the peak of a process of its own beyond that of one that does the same with the bundled sample.
     """
     original, test_set = (MNIST(data_dir / f"{split}.tar") for split in ("train", "test"))
     count, sizes = len(original), (1, 4, 16)
@@ -285,8 +283,10 @@ def measure_growth(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
             write_tar(path, "train", enlarged.images, enlarged.labels)
             scripts[size] = OurScript("lenet", False, enlarged, test_set, batch_size)
         for _ in range(1 + rounds // 5):  # each of them takes half a minute
+            sample, _, least = run_python(GROWTH, "data/sample/train.tar", str(batch_size), str(count))
             for size, path in paths.items():
-                read[size].append(run_python(GROWTH, str(path), str(batch_size), str(count)))
+                images, read_s, peak = run_python(GROWTH, str(path), str(batch_size), str(count))
+                read[size].append((read_s / images, (peak - least) / (images - sample)))
     main.keep_freed_memory()
     trained = {size: [] for size in sizes}
     for _ in range(rounds):

@@ -171,6 +171,15 @@ def test_a_process_that_dies_ends_the_run_and_the_run_resumes(two, sample, tmp_p
         assert faults.difference(faults.read(tmp_path / name), faults.read(folder / name)) is None
 
 
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux's scheduler")
+@pytest.mark.parametrize("chosen", ["OTHER", "IDLE"])
+def test_processes_take_turns_unless_the_user_chose_otherwise(chosen):
+    script = f"import os, main; os.sched_setscheduler(0, os.SCHED_{chosen}, os.sched_param(0)); main.take_turns(); "
+    script += "print(os.sched_getscheduler(0))"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert int(ended.stdout) == (os.SCHED_BATCH if chosen == "OTHER" else os.SCHED_IDLE)
+
+
 @pytest.mark.parametrize("count", [10, 11, 12])
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_every_index_exactly_once_an_epoch(processes, count):
