@@ -23,12 +23,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,11 +87,16 @@ class OurScript:
             1, self.arguments, self.network, self.average, self.batches, self.test_set, self.optimizer, lambda: None
         )
 
-    def train_part(self, count: int) -> None:
-        """Train on the first `count` images of a shuffled epoch."""
-        sampler = BatchSampler(FirstPart(self.batches.dataset, count), self.arguments.batch_size, drop_last=False)
-        batches = DataLoader(self.batches.dataset, batch_size=None, sampler=sampler)
-        main.train(self.network, batches, self.optimizer, [0.01] * len(batches))
+    def train_part(self, steps: int) -> None:
+        """The first steps of an epoch, or all if it has fewer; shuffling all of its images counts in full."""
+        left = iter(range(steps))
+
+        def check() -> None:
+            if next(left, None) is None:
+                raise main.Stopped
+
+        with suppress(main.Stopped):
+            main.train(self.network, self.batches, self.optimizer, [0.01] * len(self.batches), check)
 
 
 def measure_epochs(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
@@ -237,31 +241,17 @@ def measure_memory(data_dir: Path, rounds: int) -> list[dict]:
     return rows
 
 
-class FirstPart(main.ExactSampler):
-    """The first `count` indices of an epoch in its shuffled order."""
-
-    def __init__(self, train_set: MNIST, count: int) -> None:
-        super().__init__(train_set, 1, 0)
-        self.count = count
-
-    def __iter__(self) -> Iterator[int]:
-        return islice(super().__iter__(), self.count)
-
-    def __len__(self) -> int:
-        return self.count
-
-
 GROWTH = f"""
 import sys, time
 import main
 from dataset import MNIST
 from benchmarks.throughput import OurScript
-path, batch_size, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+path, batch_size, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 main.keep_freed_memory()
 started = time.perf_counter()
 train_set = MNIST(path)
 decoded = time.perf_counter()
-OurScript("lenet", False, train_set, train_set, batch_size).train_part(min(count, len(train_set)))
+OurScript("lenet", False, train_set, train_set, batch_size).train_part(steps)
 print(len(train_set), decoded - started, {PEAK} * 1024)
 """
 
@@ -269,11 +259,11 @@ print(len(train_set), decoded - started, {PEAK} * 1024)
 def measure_growth(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
     """Microseconds and bytes an image, for 1, 4 and 16 times the training set.
 
-    Training is timed over as many images of each as the original has, in turn; shuffling all of them counts in full.
+    Training is timed over as many full batches of each as the original has, in turn.
     Memory is the peak of a process of its own beyond that of one that does the same with the bundled sample.
     """
-    original, test_set = (MNIST(data_dir / f"{split}.tar") for split in ("train", "test"))
-    count, sizes = len(original), (1, 4, 16)
+    original, sizes = MNIST(data_dir / "train.tar"), (1, 4, 16)
+    count, steps = len(original), len(original) // batch_size
     read, scripts = {size: [] for size in sizes}, {}
     with tempfile.TemporaryDirectory() as folder:
         paths = {size: Path(folder, f"{size}.tar") for size in sizes}
@@ -281,17 +271,17 @@ def measure_growth(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
             enlarged = copy.copy(original)
             enlarged.images, enlarged.labels = original.images.repeat(size, 1, 1), original.labels.repeat(size)
             write_tar(path, "train", enlarged.images, enlarged.labels)
-            scripts[size] = OurScript("lenet", False, enlarged, test_set, batch_size)
+            scripts[size] = OurScript("lenet", False, enlarged, enlarged, batch_size)
         for _ in range(1 + rounds // 5):  # each of them takes half a minute
-            sample, _, least = run_python(GROWTH, "data/sample/train.tar", str(batch_size), str(count))
+            sample, _, least = run_python(GROWTH, "data/sample/train.tar", str(batch_size), str(steps))
             for size, path in paths.items():
-                images, read_s, peak = run_python(GROWTH, str(path), str(batch_size), str(count))
+                images, read_s, peak = run_python(GROWTH, str(path), str(batch_size), str(steps))
                 read[size].append((read_s / images, (peak - least) / (images - sample)))
     main.keep_freed_memory()
     trained = {size: [] for size in sizes}
     for _ in range(rounds):
         for size, script in scripts.items():
-            trained[size].append(seconds(lambda script=script: script.train_part(count)) / count)
+            trained[size].append(seconds(lambda script=script: script.train_part(steps)) / (steps * batch_size))
     rows = []
     for size in sizes:
         decode, memory = (statistics.median(values) for values in zip(*read[size], strict=True))

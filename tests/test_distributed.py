@@ -161,6 +161,7 @@ def test_a_process_that_dies_ends_the_run_and_the_run_resumes(two, sample, tmp_p
             launcher.kill()
     assert launcher.returncode not in (0, None)
     # a process that hears of it from torchrun first says how to resume, with figures so far; none may write a result
+    assert "lowest test loss" not in out.partition("stopped; ")[0]
     assert "plot  " not in out
     assert not list((tmp_path / "results").iterdir())
     assert not faults.check_whole(tmp_path)
