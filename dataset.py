@@ -113,17 +113,14 @@ class MNIST(Dataset):
             return images[0], int(labels[0])
         index = index.to(self.images.device, torch.int64, non_blocking=True)
         index = torch.where(index < 0, index + len(self), index)
-        images = self.images.index_select(0, index)  # `self.images[index]` copies byte by byte, in five times the time
-        batch = F.pad(images, 4 * [PADDING]).float()  # (B, 32, 32), 0 to 255
+        images = self.images.index_select(0, index)[:, None].float()  # `self.images[index]` takes five times as long
         if self.augment:
-            inside = slice(PADDING, -PADDING)
             strength = self.augment
             if isinstance(strength, tuple):
                 strength = torch.empty(len(index), device=images.device).uniform_(*strength)
-            matrices = draw_affine(len(index), strength, images.device)
-            batch[:, inside, inside] = warp(images[:, None].float(), matrices)[:, 0]
-        batch.sub_(255 * MEAN).div_(255 * STD)
-        return batch[:, None], self.labels[index]
+            images = warp(images, draw_affine(len(index), strength, images.device))
+        images.sub_(255 * MEAN).div_(255 * STD)
+        return F.pad(images, 4 * [PADDING], value=-MEAN / STD), self.labels[index]
 
     def to(self, device: torch.device | str) -> "MNIST":
         """Move images and labels to `device`, so that batches are made there."""
@@ -174,7 +171,7 @@ def draw_affine(count: int, strength: float | Tensor = 1.0, device: torch.device
 def warp(images: Tensor, matrices: Tensor) -> Tensor:
     """Warp images (B, C, H, W), float, square, by matrices (B, 2, 3): bilinear, 0 outside the image."""
     height, width = images.shape[2:]
-    x, y = ((2 * torch.arange(count, device=images.device) + 1) / count - 1 for count in (width, height))
+    x, y = (torch.linspace(1 / n - 1, 1 - 1 / n, n, device=images.device) for n in (width, height))
     # affine_grid(align_corners=False) multiplies pixel by pixel, in 20 times the time
     of_x, of_y, shift = matrices[:, :, None, None].unbind(-1)  # (B, 2, 1, 1), for the result's two coordinates
     grid = of_x * x + (of_y * y[:, None] + shift)  # (B, 2, H, W)

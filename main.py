@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import update_bn
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
+from torch.utils.data import BatchSampler, DistributedSampler, Sampler
 from tqdm import tqdm
 
 import files
@@ -51,9 +51,10 @@ MOMENTUM = 0.9
 WARM_UP = 5  # epochs, in which the learning rate climbs from 0
 FALL = 0.2  # of all epochs, the last, in which it falls to 0
 AVERAGING = 4  # what is tested and kept is the mean of the weights over the last fifth of the steps so far
-STATISTICS = 20_000  # training images that batch normalization's statistics are measured on: more change nothing
+STATISTICS = 10_000  # training images that batch normalization's statistics are measured on: more change nothing
 AUGMENT = (0.0, 1.0)  # each image at its own strength: some nearly as they are, as test images are
 
+IMAGES_AT_ONCE = 1024  # made for the next batches: the calls that make 128 images cost more than the work on them
 TEST_BATCH = 1000  # only a matter of speed and memory: what is measured does not depend on it
 Observer = Callable[[nn.Module, nn.Module, MNIST], dict[str, float]]
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
@@ -77,9 +78,28 @@ class Stopped(Exception):
 # --- the loop ---------------------------------------------------------------------------------------------------------
 
 
+class Batches:
+    """This process's share of each global batch: (images, labels) as the data set gives them, in the sampler's order.
+
+    size: of a global batch; the last one may be smaller. Whole batches are made together, and handed out one by one.
+    """
+
+    def __init__(self, dataset: MNIST, sampler: Sampler[int], size: int) -> None:
+        self.dataset, self.sampler, self.size, self.share = dataset, sampler, size, size // world_size()
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.sampler) / self.share)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        at_once = max(1, IMAGES_AT_ONCE // self.share) * self.share
+        for indices in BatchSampler(self.sampler, at_once, drop_last=False):
+            images, labels = self.dataset[indices]
+            yield from zip(images.split(self.share), labels.split(self.share), strict=True)
+
+
 def train(
     model: nn.Module,
-    batches: DataLoader,
+    batches: Batches,
     optimizer: torch.optim.Optimizer,
     learning_rates: list[float],
     check: Callable[[], None] = lambda: None,
@@ -91,7 +111,7 @@ def train(
     """
     model.train()
     device = next(model.parameters()).device
-    size, total = batches.sampler.batch_size * world_size(), len(batches.dataset)
+    size, total = batches.size, len(batches.dataset)
     losses = torch.zeros(len(batches), device=device)  # summed over the batch; read once, after the epoch, because
     correct = torch.zeros((), device=device)  # whoever reads from a GPU waits for it
     for step, (images, labels) in enumerate(tqdm(batches, leave=False, disable=not on_terminal())):
@@ -331,11 +351,10 @@ def make_optimizer(network: nn.Module, arguments: argparse.Namespace) -> torch.o
     )
 
 
-def make_batches(train_set: MNIST, arguments: argparse.Namespace) -> DataLoader:
-    """This process's share of each global batch, in an order that seed and epoch decide."""
+def make_batches(train_set: MNIST, arguments: argparse.Namespace) -> Batches:
+    """The training set in an order that seed and epoch decide."""
     sampler = ExactSampler(train_set, world_size(), rank(), seed=arguments.seed)
-    share = BatchSampler(sampler, arguments.batch_size // world_size(), drop_last=False)
-    return DataLoader(train_set, batch_size=None, sampler=share)
+    return Batches(train_set, sampler, arguments.batch_size)
 
 
 def train_and_test(
@@ -343,7 +362,7 @@ def train_and_test(
     arguments: argparse.Namespace,
     model: nn.Module,
     average: nn.Module,
-    batches: DataLoader,
+    batches: Batches,
     test_set: MNIST,
     optimizer: torch.optim.Optimizer,
     check: Callable[[], None],
@@ -352,7 +371,7 @@ def train_and_test(
     started = time.perf_counter()
     train_set, steps = batches.dataset, len(batches)
     seed_epoch(arguments.seed, epoch)
-    batches.sampler.sampler.set_epoch(epoch)
+    batches.sampler.set_epoch(epoch)
     passed = [epoch - 1 + (step + 0.5) / steps for step in range(steps)]  # epochs, at the middle of each step
     rates = [learning_rate(when, arguments.epochs, arguments.lr) for when in passed]
     train_set.augment = AUGMENT if arguments.augment else False

@@ -14,18 +14,20 @@ class PooledConv2d(nn.Conv2d):
     """A convolution and 2x2 max pooling behind it, as one: images (B, 1, H, W) -> (B, K, H', W').
 
     The same function as `F.max_pool2d(F.conv2d(images, weight, bias), 2)` in half its time on a CPU, where pooling maps
-    of few channels cannot be vectorized. The four values of a pooling window become four channels of one convolution
-    of stride 2; their kernels are the kernel itself, moved right and down by 0 or 1 pixel in a frame one pixel larger.
+    of few channels cannot be vectorized. Of the four values of a pooling window, left and right become two channels of
+    one convolution of stride 2, whose kernels are the kernel itself and the kernel moved right by a pixel; upper and
+    lower become two images, the second moved up by a pixel.
     For one input channel, stride 1, no padding, and maps of even height and width.
     """
 
     def forward(self, images: Tensor) -> Tensor:
-        count, size = self.out_channels, self.kernel_size[0] + 1
-        kernels = F.pad(self.weight, (1, 1, 1, 1)).unfold(2, size, 1).unfold(3, size, 1)  # (K, 1, 2, 2, k+1, k+1)
-        kernels = kernels.permute(2, 3, 0, 1, 4, 5).reshape(4 * count, 1, size, size)  # window position before channel
-        x = F.conv2d(images, kernels, self.bias.repeat(4), stride=2)  # (B, 4*K, H', W')
-        batch, _, height, width = x.shape
-        # the four positions as a 2x2 image whose channels are all that is left: memory as it lies, in channels_last
+        batch, _, height, width = images.shape
+        both = torch.cat([images[:, :, :-1], images[:, :, 1:]], 1).reshape(2 * batch, 1, height - 1, width)
+        weight = self.weight.squeeze(1)  # whatever its memory format was
+        kernels = torch.cat([F.pad(weight, (0, 1)), F.pad(weight, (1, 0))]).unsqueeze(1)  # (2*K, 1, k, k+1)
+        x = F.conv2d(both, kernels, torch.cat([self.bias, self.bias]), stride=2)  # (2*B, 2*K, H', W')
+        count, (height, width) = self.out_channels, x.shape[2:]
+        # the four values as a 2x2 image whose channels are all that is left: memory as it lies, in channels_last
         windows = x.view(batch, 2, 2, count * height * width).permute(0, 3, 1, 2)
         maps = F.max_pool2d(windows, 2)  # (B, K*H'*W', 1, 1)
         # not `maps.view(...)`: the gradient would come back in another layout and be copied twice

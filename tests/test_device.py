@@ -6,24 +6,11 @@ On a GPU the same reading (`.item()`, a comparison, a branch on a value) would m
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.utils.data import BatchSampler
+from torch.utils.data import SequentialSampler
 
 import main
 from dataset import MNIST
 from model import MODELS
-
-
-class Batches:
-    """A DataLoader's part for the loop; the DataLoader itself draws and reads a seed, on the CPU, once an epoch."""
-
-    def __init__(self, dataset: MNIST, batch_size: int) -> None:
-        self.dataset, self.sampler = dataset, BatchSampler(range(len(dataset)), batch_size, drop_last=False)
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self):
-        return (self.dataset[index] for index in self.sampler)
 
 
 class EpochIsOver(Exception):
@@ -43,7 +30,7 @@ def test_an_epoch_reads_nothing_from_the_device_before_its_end(sample, monkeypat
         average = MODELS[name]()
         optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=1e-3, fused=True)
         main.average_weights(network, average, optimizer, 0)
-        batches = Batches(train_set, 64)
+        batches = main.Batches(train_set, SequentialSampler(train_set), 64)
         with pytest.raises(EpochIsOver):
             main.train(network, batches, optimizer, [0.1] * len(batches))
 

@@ -9,7 +9,6 @@ import platform
 import re
 import subprocess
 import sys
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+from torch.utils.data import SequentialSampler
 
 import dataset
 import main
@@ -305,27 +304,31 @@ def test_the_same_seed_gives_the_same_history_to_the_last_bit_and_another_does_n
 
 @pytest.mark.parametrize("batch_size", [64, 1000])
 def test_every_image_is_used_once_an_epoch_the_last_smaller_batch_too(small, tmp_path, monkeypatch, batch_size):
-    batches = []
-    original = dataset.MNIST.__getitem__
+    drawn, sizes = [], []
+    original_item, original_loss = dataset.MNIST.__getitem__, F.cross_entropy
 
-    def recorded(self, index):
+    def recorded_item(self, index):
         if self.path.name == "train.tar":
-            batches.append(torch.as_tensor(index).flatten().tolist())
-        return original(self, index)
+            drawn.extend(torch.as_tensor(index).flatten().tolist())
+        return original_item(self, index)
 
-    monkeypatch.setattr(dataset.MNIST, "__getitem__", recorded)
+    def recorded_loss(logits, labels, **options):
+        if logits.requires_grad:
+            sizes.append(len(labels))
+        return original_loss(logits, labels, **options)
+
+    monkeypatch.setattr(dataset.MNIST, "__getitem__", recorded_item)
+    monkeypatch.setattr(main.F, "cross_entropy", recorded_loss)
     train(tmp_path, small, "--model", "mlp", "--epochs", "2", "--batch-size", str(batch_size))
-    sizes = [len(batch) for batch in batches]
     assert sizes == ([64, 64, 64, 18] if batch_size == 64 else [210]) * 2
-    half = len(batches) // 2
-    first, second = [*chain(*batches[:half])], [*chain(*batches[half:])]
+    first, second = drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :]
     assert sorted(first) == sorted(second) == list(range(210))
     assert first != second, "each epoch in an order of its own"
 
 
-def in_order(data: dataset.MNIST, batch_size: int) -> DataLoader:
+def in_order(data: dataset.MNIST, batch_size: int) -> main.Batches:
     """The whole data set in batches, the last one smaller, in order."""
-    return DataLoader(data, batch_size=None, sampler=BatchSampler(SequentialSampler(data), batch_size, drop_last=False))
+    return main.Batches(data, SequentialSampler(data), batch_size)
 
 
 def test_training_figures_are_over_samples_not_over_batches(small):
