@@ -233,8 +233,10 @@ def sum_over_processes(*values: Tensor) -> list[float]:
 def join_processes(stack: ExitStack, device: torch.device) -> None:
     """Join the group that torchrun started, if it did; `stack` leaves it."""
     if "RANK" in os.environ:
-        take_turns()
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        if backend == "gloo":
+            take_turns()
+        dist.init_process_group(backend)
         stack.callback(dist.destroy_process_group)
 
 

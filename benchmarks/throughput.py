@@ -77,6 +77,7 @@ class OurScript:
         options = ["--augment"] if augment else []
         self.arguments = main.parse_arguments(["--model", name, "--batch-size", str(batch_size), *options])
         self.network, self.average = MODELS[name](), MODELS[name]()
+        main.keep_freed_memory()
         self.optimizer = main.make_optimizer(self.network, self.arguments)
         main.average_weights(self.network, self.average, self.optimizer, 0)
         self.batches = main.make_batches(train_set, self.arguments)
@@ -247,7 +248,6 @@ import main
 from dataset import MNIST
 from benchmarks.throughput import OurScript
 path, batch_size, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-main.keep_freed_memory()
 started = time.perf_counter()
 train_set = MNIST(path)
 decoded = time.perf_counter()
@@ -277,7 +277,6 @@ def measure_growth(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
             for size, path in paths.items():
                 images, read_s, peak = run_python(GROWTH, str(path), str(batch_size), str(steps))
                 read[size].append((read_s / images, (peak - least) / (images - sample)))
-    main.keep_freed_memory()
     trained = {size: [] for size in sizes}
     for _ in range(rounds):
         for size, script in scripts.items():
@@ -291,7 +290,11 @@ def measure_growth(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
 
 
 def measure_processes(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
-    """Seconds an epoch of 1 and of 2 processes, one thread each, the same global batch; and with larger batches."""
+    """Seconds an epoch of 1 and of 2 processes, one thread each.
+
+    First two processes share each batch of the one, which makes the same training; then each takes as large a batch as
+    the one did; then larger batches are shared.
+    """
 
     def epoch(processes: int, size: int) -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -311,12 +314,20 @@ def measure_processes(data_dir: Path, batch_size: int, rounds: int) -> list[dict
             return statistics.median(history["seconds"][1:])  # the first epoch warms up
 
     rows = []
-    for size in (batch_size, 4 * batch_size, 16 * batch_size):
-        pairs = [(epoch(1, size), epoch(2, size)) for _ in range(rounds)]
+    for of_one, of_two in ((1, 1), (1, 2), (4, 4), (16, 16)):
+        sizes = of_one * batch_size, of_two * batch_size
+        pairs = [(epoch(1, sizes[0]), epoch(2, sizes[1])) for _ in range(rounds)]
         one, two = (statistics.median(values) for values in zip(*pairs, strict=True))
-        speed_up = statistics.median(a / b for a, b in pairs)
-        row = {"network": "lenet_bn --augment", "batch_size": size, "one_process_s": one, "two_processes_s": two}
-        rows.append(row | {"speed_up": speed_up})
+        rows.append(
+            {
+                "network": "lenet_bn --augment",
+                "one_process_batch": sizes[0],
+                "two_processes_batch": sizes[1],
+                "one_process_s": one,
+                "two_processes_s": two,
+                "speed_up": statistics.median(a / b for a, b in pairs),
+            }
+        )
     return rows
 
 

@@ -331,6 +331,19 @@ def in_order(data: dataset.MNIST, batch_size: int) -> main.Batches:
     return main.Batches(data, SequentialSampler(data), batch_size)
 
 
+@pytest.mark.parametrize("at_once", [1, 150, 1024])
+def test_batches_are_the_samplers_however_many_are_made_at_once(small, monkeypatch, at_once):
+    monkeypatch.setattr(main, "IMAGES_AT_ONCE", at_once)
+    data, order = dataset.MNIST(small / "train.tar"), torch.randperm(210).tolist()
+    batches = main.Batches(data, order, 64)
+    made = list(batches)
+    assert len(batches) == len(made) == 4
+    for step, (images, labels) in enumerate(made):
+        expected = data[order[64 * step : 64 * (step + 1)]]
+        assert torch.equal(images, expected[0])
+        assert torch.equal(labels, expected[1])
+
+
 def test_training_figures_are_over_samples_not_over_batches(small):
     data, network = dataset.MNIST(small / "train.tar"), MODELS["lenet"]()
     optimizer = torch.optim.SGD(network.parameters(), 0.0)
