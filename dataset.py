@@ -119,8 +119,7 @@ class MNIST(Dataset):
             if isinstance(strength, tuple):
                 strength = torch.empty(len(index), device=images.device).uniform_(*strength)
             images = warp(images, draw_affine(len(index), strength, images.device))
-        images.sub_(255 * MEAN).div_(255 * STD)
-        return F.pad(images, 4 * [PADDING], value=-MEAN / STD), self.labels[index]
+        return network_input(images), self.labels[index]
 
     def to(self, device: torch.device | str) -> "MNIST":
         """Move images and labels to `device`, so that batches are made there."""
@@ -132,6 +131,15 @@ class MNIST(Dataset):
         digest = hashlib.sha256(self.images.cpu().numpy())
         digest.update(self.labels.to("cpu", torch.uint8).numpy())
         return digest.hexdigest()
+
+
+def network_input(images: Tensor) -> Tensor:
+    """Pixels (B, 1, 28, 28), float32, 0 to 255, overwritten -> (B, 1, 32, 32), normalized, as the networks take them.
+
+    The border is background: a pixel of 0, normalized.
+    """
+    images.sub_(255 * MEAN).div_(255 * STD)
+    return F.pad(images, 4 * [PADDING], value=-MEAN / STD)
 
 
 # --- augmentation -----------------------------------------------------------------------------------------------------

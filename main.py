@@ -54,7 +54,7 @@ AVERAGING = 4  # what is tested and kept is the mean of the weights over the las
 STATISTICS = 10_000  # training images that batch normalization's statistics are measured on: more change nothing
 AUGMENT = (0.0, 1.0)  # each image at its own strength: some nearly as they are, as test images are
 
-IMAGES_AT_ONCE = 1024  # made for the next batches: the calls that make 128 images cost more than the work on them
+IMAGES_AT_ONCE = 1024  # made together, for several batches: the calls that make 128 cost more than the work on them
 TEST_BATCH = 1000  # only a matter of speed and memory: what is measured does not depend on it
 Observer = Callable[[nn.Module, nn.Module, MNIST], dict[str, float]]
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")

@@ -23,7 +23,7 @@ class PooledConv2d(nn.Conv2d):
     def forward(self, images: Tensor) -> Tensor:
         batch, _, height, width = images.shape
         both = torch.cat([images[:, :, :-1], images[:, :, 1:]], 1).reshape(2 * batch, 1, height - 1, width)
-        weight = self.weight.squeeze(1)  # whatever its memory format was
+        weight = self.weight.squeeze(1)  # so that conv2d sees the plain layout, whatever memory format the weight has
         kernels = torch.cat([F.pad(weight, (0, 1)), F.pad(weight, (1, 0))]).unsqueeze(1)  # (2*K, 1, k, k+1)
         x = F.conv2d(both, kernels, torch.cat([self.bias, self.bias]), stride=2)  # (2*B, 2*K, H', W')
         count, (height, width) = self.out_channels, x.shape[2:]

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 import files
 import plot
-from dataset import MEAN, PADDING, SIZE, STD
+from dataset import SIZE, network_input
 from main import Parser, UserError, fail, number, run_name, warn, weights_path
 from model import MODELS
 
@@ -425,8 +425,7 @@ def read(file: str, network: nn.Module) -> Reading:
 @torch.no_grad()
 def classify(images: np.ndarray, network: nn.Module) -> Tensor:
     """Probabilities float32 (B, 10) for uint8 (B, 28, 28). The network is in evaluation mode."""
-    batch = F.pad(torch.from_numpy(images), 4 * [PADDING]).float()  # (B, 32, 32), as dataset.py makes a batch
-    return network((batch[:, None] - 255 * MEAN) / (255 * STD)).softmax(1)
+    return network(network_input(torch.from_numpy(images)[:, None].float())).softmax(1)
 
 
 def load_network(arguments: argparse.Namespace) -> nn.Module:

@@ -77,7 +77,7 @@ class OurScript:
         options = ["--augment"] if augment else []
         self.arguments = main.parse_arguments(["--model", name, "--batch-size", str(batch_size), *options])
         self.network, self.average = MODELS[name](), MODELS[name]()
-        main.keep_freed_memory()
+        main.keep_freed_memory()  # as main.run does, behind the decoding
         self.optimizer = main.make_optimizer(self.network, self.arguments)
         main.average_weights(self.network, self.average, self.optimizer, 0)
         self.batches = main.make_batches(train_set, self.arguments)
@@ -314,15 +314,19 @@ def measure_processes(data_dir: Path, batch_size: int, rounds: int) -> list[dict
             return statistics.median(history["seconds"][1:])  # the first epoch warms up
 
     rows = []
-    for of_one, of_two in ((1, 1), (1, 2), (4, 4), (16, 16)):
-        sizes = of_one * batch_size, of_two * batch_size
-        pairs = [(epoch(1, sizes[0]), epoch(2, sizes[1])) for _ in range(rounds)]
+    for of_one, of_two in (
+        (batch_size, batch_size),
+        (batch_size, 2 * batch_size),
+        (4 * batch_size, 4 * batch_size),
+        (16 * batch_size, 16 * batch_size),
+    ):
+        pairs = [(epoch(1, of_one), epoch(2, of_two)) for _ in range(rounds)]
         one, two = (statistics.median(values) for values in zip(*pairs, strict=True))
         rows.append(
             {
                 "network": "lenet_bn --augment",
-                "one_process_batch": sizes[0],
-                "two_processes_batch": sizes[1],
+                "one_process_batch": of_one,
+                "two_processes_batch": of_two,
                 "one_process_s": one,
                 "two_processes_s": two,
                 "speed_up": statistics.median(a / b for a, b in pairs),
