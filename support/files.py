@@ -6,6 +6,7 @@ renamed, so a reader sees the old file or the new one, whatever happens in betwe
 
 import io
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -123,3 +124,12 @@ def _warn_once(message: str) -> None:
     if message not in _warned:
         _warned.add(message)
         warn(message)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, but no folder, device or FIFO, which might never answer. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(0, "is not a regular file")
+    return os.fdopen(descriptor, "rb")

@@ -1,0 +1,300 @@
+"""The record of a run: its fields, its name, its files; made, written, read and checked here. No torch.
+
+A history is flat: scalars, and lists of one number an epoch, so that `pandas.read_json(path)` is a table of a row an
+epoch. It says what was used. Beside it, in NAME.npz, stand the arrays that figures and tests are made from.
+
+Names of what `plot.py` and the study read:
+
+scalars  name, model, data, augment, epochs (planned), batch_size, lr (the highest), weight_decay, classes, seed; the
+         recipe as main.py wrote it (optimizer, momentum, warm_up, fall, averaging, and of augmented runs rotation,
+         translation, smallest_crop, weakest, strongest); parameters, train_images, test_images, train_sha256,
+         test_sha256; device, python_version, torch_version, ...; digest (see `seal`)
+lists    METRICS; learning_rate (at the last step), threads, processes; of a study also what it observed
+arrays   ARRAYS
+"""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from support.command import UserError, printable
+from support.files import open_regular
+
+History = dict[str, Any]
+
+METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
+LISTS = (*METRICS, "learning_rate", "threads", "processes")
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "matplotlib")  # whose versions a history names
+# What two runs must share to be the same training, and what a name says where it differs from the defaults.
+SETTINGS = ("model", "data", "augment", "epochs", "batch_size", "lr", "weight_decay", "classes", "seed")
+NAMED = {"epochs": "epochs", "batch_size": "batch", "lr": "lr", "weight_decay": "decay", "classes": "classes"}
+ENDINGS = (".npz", ".json", ".png")  # of a result, in the order in which they are written: the picture comes last
+LONGEST_NAME = 100  # characters; file systems take 255 bytes, of which a letter may need four, and endings some
+LARGEST_HISTORY = 64 * 2**20  # bytes: a million epochs take less
+LARGEST_FIGURE = 1e30  # beyond it a curve cannot be drawn
+MOST_IMAGES = 10**6  # of a test set, as support/archive.py takes them
+
+SCALARS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("name", "model", "data", "train_sha256", "test_sha256", "digest"), str),
+    **dict.fromkeys(("seed", "epochs", "batch_size", "classes", "parameters", "train_images", "test_images"), int),
+    **dict.fromkeys(("lr", "weight_decay"), (int, float)),
+    "augment": bool,
+}
+
+
+class Run(NamedTuple):
+    """A run as its files hold it; `arrays` is empty where there is no NPZ file."""
+
+    path: Path
+    history: History
+    arrays: dict[str, np.ndarray]
+
+
+# --- the name ---------------------------------------------------------------------------------------------------------
+
+
+def run_name(settings: History, defaults: History) -> str:
+    """MODEL[-DATA][_augment][_epochsN][_batchN][_lrX][_decayX][_classesN][_seedN]: the stem of all files of a run.
+
+    It says everything in which the run differs from `defaults`; DATA is left out where the data are MNIST.
+    """
+    parts = [settings["model"] + ("" if settings["data"] == "MNIST" else f"-{clean_name(settings['data'])}")]
+    parts += ["augment"] * settings["augment"]
+    parts += [f"{word}{settings[key]}" for key, word in NAMED.items() if settings[key] != defaults[key]]
+    parts += [f"seed{settings['seed']}"] * (settings["seed"] != defaults["seed"])
+    return "_".join(parts)
+
+
+def clean_name(text: str) -> str:
+    """A folder's name as a part of a file's name: letters of any language, digits, dots, underlines, hyphens."""
+    return re.sub(r"[^\w.-]+", "-", text)[:40].strip(".-") or "data"
+
+
+def is_name(text: str) -> bool:
+    """Whether a run may have that name."""
+    return re.fullmatch(r"\w[\w.-]*", text) is not None and len(text) <= LONGEST_NAME and not text.endswith(".weights")
+
+
+# --- making and writing -----------------------------------------------------------------------------------------------
+
+
+def new_history(**scalars: object) -> History:
+    """The record of a run before its first epoch."""
+    versions = {"python_version": platform.python_version()} | {f"{name}_version": version(name) for name in PACKAGES}
+    return {**scalars, **versions, **{name: [] for name in LISTS}}
+
+
+def epochs_done(history: History) -> int:
+    return len(history["train_loss"])
+
+
+def go_on(saved: History, now: History) -> History:
+    """The record of a run that is resumed: what it was trained with before and what it is from now on, both named."""
+    merged = saved | {"epochs": now["epochs"]}
+    for field in ("device", *(field for field in now if field.endswith("_version"))):
+        used = str(saved.get(field, "")).split(", ")
+        merged[field] = ", ".join([*used, *([now[field]] if now[field] not in used else [])])
+    return merged
+
+
+def differences(saved: History, now: History, ignore: tuple[str, ...] = ()) -> list[str]:
+    """In which settings, recipe and data two runs differ, in words."""
+    recipe = [field for field in now if field not in (*LISTS, "name", "device", "digest", "parameters")]
+    fields = [field for field in recipe if not field.endswith(("_version", "_images")) and field not in ignore]
+    if saved.get("train_sha256") != now["train_sha256"] or saved.get("test_sha256") != now["test_sha256"]:
+        fields = [field for field in fields if field != "data"]  # the digests say more
+    return [f"{name} {saved.get(name)} there, {now[name]} here" for name in fields if saved.get(name) != now[name]]
+
+
+def seal(history: History) -> History:
+    """The finished record with its digest, by which its files know one another.
+
+    Two trainings that gave the same figures, however long they took, have the same digest.
+    """
+    kept = {name: value for name, value in history.items() if name not in ("seconds", "digest")}
+    return history | {"digest": hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()}
+
+
+def write_history(history: History, file: BinaryIO) -> None:
+    """As JSON, each field on a line of its own."""
+    lines = (f" {json.dumps(name)}: {json.dumps(value)}" for name, value in history.items())
+    file.write(("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+
+def write_arrays(arrays: dict[str, np.ndarray], history: History, file: BinaryIO) -> None:
+    np.savez_compressed(file, digest=np.array(history["digest"]), **arrays)  # type: ignore[arg-type]
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """All runs in a folder, in the order of their names. Raises UserError on the first bad file."""
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".json" and not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"{printable(folder)}: cannot be read: {error.strerror}") from None
+    histories = [(path, read_history(path)) for path in paths]
+    return [Run(path, history, read_arrays(path.with_suffix(".npz"), history)) for path, history in histories]
+
+
+def read_history(path: Path) -> History:
+    """The history in a JSON file, with every field that a figure needs. Raises UserError."""
+    shown = printable(path)
+    try:
+        with open_regular(path) as file:
+            content = file.read(LARGEST_HISTORY + 1)
+        if len(content) > LARGEST_HISTORY:
+            raise ValueError("too large")
+        history = json.loads(content)
+    except OSError as error:
+        raise UserError(f"{shown}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{shown}: is no JSON ({printable(error)}); expected the history of a run: move it away"
+        ) from None
+    problem = history_problem(history)
+    if problem:
+        raise UserError(f"{shown}: is no history of main.py: {problem}; train that run again, or move the file away")
+    return history
+
+
+def history_problem(history: object) -> str | None:
+    """What keeps a value from being the history of a finished run, or None."""
+    if not isinstance(history, dict):
+        return f"expected an object, found {type(history).__name__}"
+    for field, kind in SCALARS.items():
+        if not isinstance(history.get(field), kind) or (isinstance(history[field], bool) and kind is not bool):
+            return f"{field} is {shorten(json.dumps(history[field])) if field in history else 'missing'}"
+    for field, most in (("epochs", 10**6), ("train_images", MOST_IMAGES), ("test_images", MOST_IMAGES)):
+        if not 1 <= history[field] <= most:
+            return f"{field} is {shorten(str(history[field]))}, expected 1 to {most:,}"
+    epochs = len(history["train_loss"]) if isinstance(history.get("train_loss"), list) else 0
+    if not 1 <= epochs <= history["epochs"]:
+        return f"train_loss is not a list of 1 to {history['epochs']} numbers, one an epoch"
+    for name in (*METRICS, *(name for name, value in history.items() if isinstance(value, list))):
+        if not is_curve(history.get(name), epochs, 1 if name.endswith("accuracy") else LARGEST_FIGURE):
+            return f"{printable(name)} is not a list of {epochs} finite numbers, one an epoch, in its range"
+    return None
+
+
+def is_curve(values: object, epochs: int, most: float) -> bool:
+    """Whether `values` is a list of `epochs` finite numbers from 0 to `most`."""
+    if not isinstance(values, list) or len(values) != epochs:
+        return False
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    return numbers and all(0 <= value <= most for value in values)
+
+
+def shorten(text: str) -> str:
+    return printable(text if len(text) <= 100 else f"{text[:50]}...{text[-50:]}")
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------------
+
+DRAWS = 8  # warps of each digit that an augmented run keeps, to be looked at
+ARRAYS = {  # type and shape; a name stands for a number that history or labels decide
+    "labels": ("uint8", ("images",)),
+    "predictions": ("uint8", ("images",)),
+    "confidence": ("float32", ("images",)),  # the probability of the prediction
+    "log_probability": ("float16", ("images",)),  # natural logarithm of the probability of the right label
+    "mistake_images": ("uint8", ("wrong", 28, 28)),
+    "c1": ("float32", ("filters", 1, "side", "side")),
+    "originals": ("uint8", ("classes", 28, 28)),  # the first training image of each class, blank where there is none
+    "warped": ("uint8", ("classes", DRAWS, 28, 28)),  # as the augmentation at full strength draws them
+}
+OPTIONAL = {"log_probability", "mistake_images", "c1", "originals", "warped"}
+MOST_FILTERS, LARGEST_FILTER = 1024, 31  # of a first convolution that is drawn
+
+
+def read_arrays(path: Path, history: History) -> dict[str, np.ndarray]:
+    """The arrays beside a history; none if there is no such file. Only those in ARRAYS, as large as they must be.
+
+    Raises UserError, also where they are of another run than the history.
+    """
+    if not os.path.lexists(path):
+        return {}
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            digest, arrays = _digest(archive), dict(_known_arrays(archive, history))
+        problem = arrays_problem(arrays, history)
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds, all meaning this
+        raise UserError(
+            f"{printable(path)}: cannot be read as NPZ ({shorten(f'{type(error).__name__}: {error}')}); "
+            "train that run again, or move the file away"
+        ) from None
+    if not problem and digest != history["digest"]:
+        problem = f"is of another run than {path.stem}.json: one of them was replaced without the other"
+    if problem:
+        raise UserError(f"{printable(path)}: {problem}; train that run again, or move the file away")
+    return arrays
+
+
+def _digest(archive: zipfile.ZipFile) -> str:
+    with archive.open("digest.npy") as member:
+        return str(
+            _read_array(member, lambda kind, shape: kind.kind == "U" and kind.itemsize <= 4 * 64 and shape == ())
+        )
+
+
+def _known_arrays(archive: zipfile.ZipFile, history: History) -> Iterator[tuple[str, np.ndarray]]:
+    for name, (kind, sizes) in ARRAYS.items():
+        if f"{name}.npy" in archive.namelist():
+            limits = [_largest(size, history) for size in sizes]
+            with archive.open(f"{name}.npy") as member:
+                yield name, _read_array(member, lambda found, shape, k=kind, m=limits: found == k and _fits(shape, m))
+
+
+def _largest(size: int | str, history: History) -> int:
+    known = {"images": history["test_images"], "wrong": history["test_images"], "classes": history["classes"]}
+    return size if isinstance(size, int) else {**known, "filters": MOST_FILTERS, "side": LARGEST_FILTER}[size]
+
+
+def _fits(shape: tuple[int, ...], limits: list[int]) -> bool:
+    return len(shape) == len(limits) and all(size <= most for size, most in zip(shape, limits, strict=True))
+
+
+def _read_array(member: Any, accepts: Any) -> np.ndarray:
+    """An array of an NPY file, whose header is looked at before anything is read. Raises ValueError."""
+    header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, fortran, kind = header[np.lib.format.read_magic(member)](member)
+    if fortran or kind.hasobject or not accepts(kind, shape):
+        raise ValueError(f"unexpected array of {kind} {shape}")
+    content = member.read(kind.itemsize * math.prod(shape))
+    return np.frombuffer(content, kind, math.prod(shape)).reshape(shape)
+
+
+def arrays_problem(arrays: dict[str, np.ndarray], history: History) -> str | None:
+    """What keeps arrays from being those of the history's run, or None."""
+    images, classes = history["test_images"], history["classes"]
+    for name, (_, sizes) in ARRAYS.items():
+        if name not in arrays:
+            if name in OPTIONAL:
+                continue
+            return f"{name} is missing"
+        if sizes[0] == "images" and len(arrays[name]) != images:
+            return f"expected {name} of {images:,} test images, as its history says"
+    if max(arrays["labels"].max(), arrays["predictions"].max()) >= classes:
+        return f"expected labels and predictions below {classes}"
+    if "mistake_images" in arrays and len(arrays["mistake_images"]) != len(mistakes(arrays)):
+        return "expected as mistakes the images whose prediction is not the label"
+    if ("originals" in arrays) != ("warped" in arrays):
+        return "originals and warped do not belong together"
+    return None
+
+
+def mistakes(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Positions of the test images whose prediction is not the label, int64, in their order."""
+    return np.flatnonzero(arrays["labels"] != arrays["predictions"])
