@@ -3,7 +3,8 @@
 Trainable parameters: LeNet-5 61,706; Custom-MLP 61,514; LeNet-5 with batch normalization 62,158.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 
 import torch
@@ -23,13 +24,13 @@ class LeNet5(nn.Module):
 
     def __init__(self, batch_norm: bool = False, classes: int = 10) -> None:
         super().__init__()
-        self.c1 = nn.Conv2d(1, 6, 5)  # 6 * (1*5*5 + 1)      =    156 parameters
+        self.c1 = nn.Conv2d(1, 6, 5)  # 6 * (1*5*5 + 1)       =    156 parameters
         self.s2 = nn.MaxPool2d(2)
-        self.c3 = nn.Conv2d(6, 16, 5)  # 16 * (6*5*5 + 1)    =  2,416
+        self.c3 = nn.Conv2d(6, 16, 5)  # 16 * (6*5*5 + 1)     =  2,416
         self.s4 = nn.MaxPool2d(2)
         self.c5 = nn.Conv2d(16, 120, 5)  # 120 * (16*5*5 + 1) = 48,120
-        self.f6 = nn.Linear(120, 84)  # 84 * (120 + 1)       = 10,164
-        self.f7 = nn.Linear(84, classes)  # 10 * (84 + 1)    =    850
+        self.f6 = nn.Linear(120, 84)  # 84 * (120 + 1)        = 10,164
+        self.f7 = nn.Linear(84, classes)  # 10 * (84 + 1)     =    850, for ten classes
         self.norm1 = nn.BatchNorm2d(6) if batch_norm else nn.Identity()  # 2 * 6 = 12
         self.norm3 = nn.BatchNorm2d(16) if batch_norm else nn.Identity()  # 2 * 16 = 32
         self.norm5 = nn.BatchNorm1d(120) if batch_norm else nn.Identity()  # 2 * 120 = 240
@@ -56,7 +57,7 @@ class CustomMLP(nn.Module):
         self.f1 = nn.Linear(32 * 32, 44)  # 44 * (1024 + 1)  = 45,100 parameters
         self.f2 = nn.Linear(44, 120)  # 120 * (44 + 1)       =  5,400
         self.f3 = nn.Linear(120, 84)  # 84 * (120 + 1)       = 10,164
-        self.f4 = nn.Linear(84, classes)  # 10 * (84 + 1)    =    850
+        self.f4 = nn.Linear(84, classes)  # 10 * (84 + 1)    =    850, for ten classes
         assert count_parameters(self) == 61_514 + 85 * (classes - 10)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -66,7 +67,11 @@ class CustomMLP(nn.Module):
         return self.f4(x)  # (B, classes)
 
 
-MODELS = {"lenet": LeNet5, "mlp": CustomMLP, "lenet_bn": partial(LeNet5, batch_norm=True)}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "lenet": LeNet5,
+    "mlp": CustomMLP,
+    "lenet_bn": partial(LeNet5, batch_norm=True),
+}
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -74,53 +79,46 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-@torch.no_grad()
 def describe(model: nn.Module) -> str:
     """A table of the layers in the order in which an image passes them: name, kind, output shape, parameters.
 
-    One image is sent through in evaluation mode, which also gives lazy modules their shapes. Modes and buffers are
-    then as they were. Parameters stand where they are first used; layers that the image does not call come last.
+    One image goes through in evaluation mode, which also gives lazy layers their parameters; modes and statistics stay
+    as they were. Parameters count in the row of their first use. Layers that are never called come last.
     """
     rows = [("layer", "kind", "output", "params")]
-    names = {module: name or "(model)" for name, module in model.named_modules() if not isinstance(module, nn.Identity)}
+    names = {layer: name or "model" for name, layer in model.named_modules() if not isinstance(layer, nn.Identity)}
     counted: set[nn.Parameter] = set()
 
-    def note(layer: nn.Module, _: object, output: object) -> None:
-        own = {p for p in layer.parameters(recurse=False) if p.requires_grad} - counted
-        if own or not any(layer.children()):
-            counted.update(own)
-            shapes = " ".join(_shapes(output)) or "-"
-            rows.append((names[layer], type(layer).__name__, shapes, f"{sum(p.numel() for p in own):,}"))
+    def note(layer: nn.Module, _inputs: object, output: object) -> None:
+        own = {parameter for parameter in layer.parameters(recurse=False) if parameter.requires_grad} - counted
+        if own or not list(layer.children()):  # a block of layers has no row: its layers have
+            count = sum(parameter.numel() for parameter in own)
+            rows.append((names[layer], type(layer).__name__, _shapes(output) or "-", f"{count:,}"))
+        counted.update(own)
 
-    first = next(model.parameters(), torch.empty(0))
-    modes = {module: module.training for module in model.modules()}
-    buffers = [(module, name, buffer) for module in modes for name, buffer in module.named_buffers(recurse=False)]
-    values = [None if nn.parameter.is_lazy(buffer) else buffer.clone() for _, _, buffer in buffers]
-    hooks = [module.register_forward_hook(note) for module in names]
-    try:
-        model.eval()(torch.zeros(1, 1, 32, 32, device=first.device, dtype=first.dtype))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, training in modes.items():
-            module.training = training
-        for (module, name, buffer), value in zip(buffers, values, strict=True):
-            if value is not None:
-                module._buffers[name] = buffer.copy_(value)
-    for module in names:
-        if any(p.requires_grad and p not in counted for p in module.parameters(recurse=False)):
-            note(module, None, None)
+    with torch.no_grad(), ExitStack() as undo:
+        for module in model.modules():
+            undo.callback(setattr, module, "training", module.training)
+            for name, buffer in module.named_buffers(recurse=False):
+                undo.callback(setattr, module, name, buffer)
+                if not nn.parameter.is_lazy(buffer):
+                    undo.callback(buffer.copy_, buffer.clone())
+        for layer in names:
+            undo.enter_context(layer.register_forward_hook(note))
+        like = next(model.parameters(), torch.empty(0))
+        model.eval()(torch.zeros(1, 1, 32, 32, device=like.device, dtype=like.dtype))
+
+    for layer in names:
+        if any(parameter.requires_grad and parameter not in counted for parameter in layer.parameters(recurse=False)):
+            note(layer, None, None)
     rows.append(("total", "", "", f"{count_parameters(model):,}"))
-    name, kind, shape, count = (max(map(len, column)) for column in zip(*rows, strict=True))
-    return "\n".join(f"{a:<{name}} {b:<{kind}} {c:>{shape}} {d:>{count}}" for a, b, c, d in rows)
+    a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join(f"{name:<{a}} {kind:<{b}} {shape:>{c}} {count:>{d}}" for name, kind, shape, count in rows)
 
 
-def _shapes(output: object) -> Iterator[str]:
-    """The shape of each tensor in a layer's output, without the batch: "6x28x28"."""
+def _shapes(output: object) -> str:
+    """The shape of each tensor that a layer returns, without the batch: "6x28x28"; "1" for one number an image."""
     if isinstance(output, Tensor):
-        yield "x".join(map(str, output.shape[1:])) or "1"
-    elif isinstance(output, dict):
-        yield from _shapes(tuple(output.values()))
-    elif isinstance(output, (tuple, list)):
-        for part in output:
-            yield from _shapes(part)
+        return "x".join(map(str, output.shape[1:])) or "1"
+    parts = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else ()
+    return " ".join(filter(None, map(_shapes, parts)))
