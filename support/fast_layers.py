@@ -20,10 +20,12 @@ def use_fast_layers(network: nn.Module) -> nn.Module:
     `c3` and `c5` are the plain layers of LeNet-5, with no option, hook or pruned weight, all stay as they are.
     Afterwards C1 pools, and S2 is the identity; names and order in the state_dict stay.
     """
-    plain = {"c1": nn.Conv2d(1, 6, 5, device="meta"), "s2": nn.MaxPool2d(2)}
-    plain |= {"c3": nn.Conv2d(6, 16, 5, device="meta"), "c5": nn.Conv2d(16, 120, 5, device="meta")}
-    fast = {"c1": PooledConv2d(1, 6, 5, device="meta"), "s2": nn.Identity()}  # "meta": no random number is drawn
-    fast |= {"c3": ThinConv2d(6, 16, 5, device="meta"), "c5": WholeConv2d(16, 120, 5, device="meta")}
+    layers = {"c1": (PooledConv2d, (1, 6, 5)), "c3": (ThinConv2d, (6, 16, 5)), "c5": (WholeConv2d, (16, 120, 5))}
+    plain: dict[str, nn.Module] = {"s2": nn.MaxPool2d(2)}
+    fast: dict[str, nn.Module] = {"s2": nn.Identity()}
+    with torch.device("meta"):  # so that no weights are drawn
+        for name, (kind, size) in layers.items():
+            plain[name], fast[name] = nn.Conv2d(*size), kind(*size)
     if all(_is_like(getattr(network, name, None), layer) for name, layer in plain.items()):
         for name, layer in fast.items():
             old = getattr(network, name)
@@ -47,43 +49,38 @@ class _FastConv2d(nn.Conv2d):
 
     bias: Tensor
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, device: str | None = None) -> None:
-        super().__init__(in_channels, out_channels, (kernel_size, kernel_size), device=device)
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__(in_channels, out_channels, (kernel_size, kernel_size))
 
     def fits(self, images: Tensor) -> bool:
-        """Whether the fast way is open: a batch of this layer's channels on a CPU, without autocast."""
+        """Whether the fast way is open: a batch of images on a CPU, without autocast."""
         batch = images.ndim == 4 and images.shape[1] == self.in_channels
         return batch and images.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 class PooledConv2d(_FastConv2d):
-    """A convolution and 2x2 max pooling behind it, as one: images (B, 1, H, W) -> (B, K, (H-k+1)//2, (W-k+1)//2).
+    """A convolution and 2x2 max pooling behind it, as one: (B, C, H, W) -> (B, K, (H-k+1)//2, (W-k+1)//2).
 
     A CPU cannot vectorize the pooling of maps of few channels. So, of the four values of a pooling window, left and
     right become two channels of one convolution of stride 2, whose kernels are the kernel itself and the kernel moved
-    right by a pixel; upper and lower become two images, the second moved up by a pixel. For maps of even size.
+    right by a pixel; upper and lower become two images, the second moved up by a pixel. For one channel and maps of
+    even height and width.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, device: str | None = None) -> None:
-        if in_channels != 1:
-            raise ValueError(f"PooledConv2d takes images of one channel, not of {in_channels}")
-        super().__init__(in_channels, out_channels, kernel_size, device=device)
-
     def forward(self, images: Tensor) -> Tensor:
-        size = self.kernel_size[0]
-        if not self.fits(images) or any(side <= size or (side - size) % 2 == 0 for side in images.shape[2:]):
+        even = all((side - self.kernel_size[0]) % 2 == 1 for side in images.shape[2:])  # the maps' height and width
+        if not self.fits(images) or self.in_channels != 1 or not even:
             return F.max_pool2d(super().forward(images), 2)
         batch, _, height, width = images.shape
-        both = torch.cat([images[:, :, :-1], images[:, :, 1:]], 1).reshape(2 * batch, 1, height - 1, width)
+        shifted = torch.cat([images[:, :, :-1], images[:, :, 1:]], 1).reshape(2 * batch, 1, height - 1, width)
         weight = self.weight.squeeze(1)  # so that conv2d sees the plain layout, whatever memory format the weight has
         kernels = torch.cat([F.pad(weight, (0, 1)), F.pad(weight, (1, 0))]).unsqueeze(1)  # (2*K, 1, k, k+1)
-        x = F.conv2d(both, kernels, torch.cat([self.bias, self.bias]), stride=2)  # (2*B, 2*K, H', W')
-        count, (height, width) = self.out_channels, x.shape[2:]
+        x = F.conv2d(shifted, kernels, torch.cat([self.bias, self.bias]), stride=2)  # (2*B, 2*K, H', W')
         # the four values as a 2x2 image whose channels are all that is left: memory as it lies, in channels_last
-        windows = x.reshape(batch, 2, 2, count * height * width).permute(0, 3, 1, 2)
+        windows = x.reshape(batch, 2, 2, x.shape[1:].numel() // 2).permute(0, 3, 1, 2)  # (B, K*H'*W', 2, 2)
         maps = F.max_pool2d(windows, 2)  # (B, K*H'*W', 1, 1)
         # not `maps.view(...)`: the gradient would come back in another layout and be copied twice
-        return maps.permute(0, 2, 3, 1).reshape(batch, count, height, width)
+        return maps.permute(0, 2, 3, 1).reshape(batch, self.out_channels, *x.shape[2:])
 
 
 class ThinConv2d(_FastConv2d):

@@ -96,6 +96,7 @@ OTHERS = [  # shapes for which they step aside
     (PooledConv2d, (2, 1, 7, 7), 3, 3),
     (PooledConv2d, (2, 1, 8, 6), 3, 4),
     (PooledConv2d, (1, 8, 8), 3, 3),
+    (PooledConv2d, (2, 3, 8, 8), 3, 3),
     (ThinConv2d, (2, 6, 8, 9), 4, 3),
     (ThinConv2d, (6, 8, 8), 4, 3),
     (WholeConv2d, (2, 3, 6, 5), 4, 5),
@@ -177,11 +178,6 @@ def test_options_that_are_not_honoured_are_refused(kind, option):
         kind(1, 4, 3, 2)
     with pytest.raises(TypeError):
         kind(1, 4, (3, 5))
-
-
-def test_pooled_convolutions_refuse_images_of_several_channels():
-    with pytest.raises(ValueError, match="one channel"):
-        PooledConv2d(3, 4, 3)
 
 
 # derivatives of the whole network
