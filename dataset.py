@@ -1,36 +1,21 @@
-"""MNIST from tar archives of PNGs: tar -> uint8 tensors in memory -> augmented, normalized batches.
+"""MNIST: uint8 images in memory -> augmented, normalized batches.
 
-The batch is the unit of work: the archive is decoded once into one uint8 tensor, and everything after that (padding,
+The batch is the unit of work: an archive is decoded once into one uint8 tensor, and everything after that (padding,
 augmenting, normalizing) happens to a whole batch at a time, on the device where the tensor lies.
 """
 
-import bz2
-import gzip
+import copy
 import hashlib
-import io
-import lzma
-import os
-import re
-import shutil
-import stat
-import struct
-import tarfile
-import threading
-import time
-import zlib
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, NoReturn
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-import files
+from support.archive import read_images
 
 SIZE = 28  # pixels a side of an MNIST image
 PADDING = 2  # pixels of background on each side: 32x32, as the networks take it (LeCun et al. 1998, II.B)
@@ -40,86 +25,94 @@ ROTATION = 20  # degrees, either way
 TRANSLATION = 0.1  # of width and height, either way
 SMALLEST_CROP = 0.8  # of the area; the largest is the whole image
 
-MAX_MEMBER = 1024 * 1024  # bytes; a 28x28 PNG takes under 1,000, the rest is room for metadata and bookkeeping
-MAX_IMAGES = 2_000_000  # some thirty times MNIST, 1.6 GB in memory; an archive that yields more is taken for a bomb
-MAX_ARCHIVE = 2048 * MAX_IMAGES  # bytes, decompressed; an image takes 1,024 or 1,536 of a tar
-UNFILTERED = 1024  # images at a time: what they need then stays in the processor's cache
-STALLED = 10  # seconds in which a download may bring nothing before it is given up
-
-SAMPLE = Path(__file__).resolve().parent / "data" / "sample"
-SPLITS = ("train", "test")
 MNIST_SHA256 = {  # of the decoded images and labels, see MNIST.sha256
     "train": "edc0d1098aa497be14ace79ddd5171e5a3dcf9c4d196c015389203eb3ba1f59b",
     "test": "c3f9adf9c66efb572b1f9326c3a511b45910c7173b97be66ceceeeeaef6b802b",
 }
 
-_NAME = re.compile(r"([0-9]{1,18})_([0-9])\.png", re.IGNORECASE)  # 18 digits: what fits into int64
-_BOOKKEEPING = re.compile(
-    r"\._.*|(?!.*\.png$)(\..*|thumbs\.db|desktop\.ini|(readme|licen[cs]e)(\..*)?)", re.IGNORECASE | re.DOTALL
-)
-_CONTAINERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
-_REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
-_DESCRIBES_NEXT = (  # types of tar members that are no files
-    tarfile.XHDTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
-_PAX_RECORD = re.compile(rb"([0-9]{1,9}) ([^=]+)=")
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_HEADER = struct.pack(">IIBBBBB", SIZE, SIZE, 8, 0, 0, 0, 0)  # 8-bit grayscale, not interlaced
-_BLANK = bytes(1 + SIZE)  # a line of pixels 0, filter type 0 in front
-_INTERLACED = 4 * 5 + 4 * 4 + 3 * 8 + 7 * 8 + 7 * 15 + 14 * 15 + 14 * 29  # bytes of 28x28 pixels in seven passes
-
-
-class DataError(Exception):
-    """The data are missing, damaged or not what this project reads. The message names file, member, found, expected."""
+Augment = bool | float | tuple[float, float]
 
 
 class MNIST(Dataset):
-    """Images and labels of a tar archive (plain, gzip, bzip2 or xz) or a folder of PNGs named `{number}_{label}.png`.
+    """Images and labels of an archive or folder of PNGs, or of IDX files: whatever `support.archive.read_images` reads.
 
     `dataset[i]` is (image, label): float32 (1, 32, 32), normalized, and an int. `dataset[[i, j, ...]]` is a batch:
-    float32 (B, 1, 32, 32) and int64 (B,), on the device of `images`; so is a slice. Either works in a DataLoader.
+    float32 (B, 1, 32, 32) and int64 (B,), on the device of `images`; so is a slice, or a mask as in
+    `dataset[dataset.labels == 5]`. `DataLoader(dataset, 128, shuffle=True)` is as fast as that.
 
-    path: the archive or folder. augment: False, True, or the strength of the augmentation, see `draw_affine`: True is
-    1, the whole range; a pair (low, high) draws each image's own strength, uniform between the two. Draws come from
-    torch's default generator, which `torch.manual_seed` seeds and which a DataLoader seeds anew in each of its workers.
+    path: of the data. augment: False, True, or the strength of the augmentation, see `draw_affine`; True is 1. Draws
+    come from torch's default generator, which `torch.manual_seed` seeds and which a DataLoader seeds anew in each of
+    its workers. classes: labels run from 0 to classes - 1.
 
-    Attributes: `images` uint8 (N, 28, 28) and `labels` int64 (N,), in the order of the numbers; `augment` as above, to
-    be changed at will. Raises DataError if anything about the data is wrong.
+    Attributes: `images` uint8 (N, 28, 28) and `labels` int64 (N,), also called `targets` as in torchvision; `classes`,
+    their names; `augment` as above, to be changed at will. Raises DataError, a UserError, if the data are wrong.
     """
 
-    def __init__(self, path: str | Path, augment: bool | float | tuple[float, float] = False) -> None:
+    def __init__(self, path: str | Path, augment: Augment = False, classes: int = 10) -> None:
         self.path = Path(path)
         self.augment = augment
-        self.images, self.labels = _load(self.path)
+        self.classes = [str(label) for label in range(classes)]
+        images, labels = read_images(self.path, classes)
+        self.images, self.labels = torch.from_numpy(images), torch.from_numpy(labels)
+
+    @property
+    def targets(self) -> Tensor:
+        return self.labels
+
+    @property
+    def augment(self) -> Augment:
+        return self._augment
+
+    @augment.setter
+    def augment(self, augment: Augment) -> None:
+        low, high = augment if isinstance(augment, tuple) and len(augment) == 2 else (augment, augment)
+        if not (isinstance(low, bool | int | float) and isinstance(high, bool | int | float) and 0 <= low <= high <= 1):
+            raise ValueError(f"augment: expected False, True, a strength in [0, 1], or (low, high), not {augment!r}")
+        self._augment = augment
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> tuple[Tensor, int | Tensor]:
-        if isinstance(index, slice):
-            index = range(len(self))[index]
-        index = torch.as_tensor(index)
-        if index.ndim > 1 or (index.numel() and (index.is_floating_point() or index.dtype == torch.bool)):
-            raise TypeError(f"expected an integer or a sequence of integers, not {index.ndim}-d {index.dtype}")
-        if index.ndim == 0:
-            # plain iteration ends with an IndexError; indexing on a GPU would end the process instead
-            if not -len(self) <= index < len(self):
-                raise IndexError(f"image {int(index)} of {len(self)}")
-            images, labels = self[index[None]]
-            return images[0], int(labels[0])
+    def __repr__(self) -> str:
+        return f"MNIST({str(self.path)!r}, augment={self.augment}, classes={len(self.classes)}): {len(self):,} images"
+
+    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray | Tensor) -> tuple[Tensor, int | Tensor]:
+        index = torch.as_tensor(range(len(self))[index] if isinstance(index, slice) else index)
+        if index.dtype == torch.bool and index.shape == self.labels.shape:  # a mask
+            index = index.nonzero().flatten()
+        if index.ndim > 1 or (index.numel() > 0 and (index.is_floating_point() or index.dtype == torch.bool)):
+            raise TypeError(f"expected integers, or a mask of {len(self)}, not {index.ndim}-d {index.dtype}")
+        if index.ndim == 1:
+            return self._batch(index)
+        if not -len(self) <= index < len(self):  # plain iteration ends with an IndexError
+            raise IndexError(f"image {int(index)} of {len(self)}")
+        images, labels = self._batch(index[None])
+        return images[0], int(labels[0])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """The samples of a batch, made together, for a DataLoader to stack."""
+        images, labels = self._batch(torch.as_tensor(indices))
+        return list(zip(images, labels.tolist(), strict=True))
+
+    def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         index = index.to(self.images.device, torch.int64, non_blocking=True)
         index = torch.where(index < 0, index + len(self), index)
         images = self.images.index_select(0, index)[:, None].float()  # `self.images[index]` takes five times as long
         if self.augment:
-            strength = self.augment
-            if isinstance(strength, tuple):
-                strength = torch.empty(len(index), device=images.device).uniform_(*strength)
-            images = warp(images, draw_affine(len(index), strength, images.device))
+            images = warp(images, draw_affine(len(index), self.augment, images.device))
         return network_input(images), self.labels[index]
+
+    def split(self, last: int) -> tuple["MNIST", "MNIST"]:
+        """All but the last images, and the last, as in a validation split: two data sets that share their memory.
+
+        Each has an `augment` of its own. Raises ValueError unless both get an image.
+        """
+        if not 0 < last < len(self):
+            raise ValueError(f"split: expected a number from 1 to {len(self) - 1}, not {last}")
+        parts = copy.copy(self), copy.copy(self)
+        for part, images in zip(parts, (slice(None, -last), slice(-last, None)), strict=True):
+            part.images, part.labels = self.images[images], self.labels[images]
+        return parts
 
     def to(self, device: torch.device | str) -> "MNIST":
         """Move images and labels to `device`, so that batches are made there."""
@@ -128,8 +121,8 @@ class MNIST(Dataset):
 
     def sha256(self) -> str:
         """Hexadecimal digest of the images, then the labels as bytes: the same for the same data in any archive."""
-        digest = hashlib.sha256(self.images.cpu().numpy())
-        digest.update(self.labels.to("cpu", torch.uint8).numpy())
+        digest = hashlib.sha256(self.images.cpu().contiguous().numpy().data)
+        digest.update(self.labels.to("cpu", torch.uint8).numpy().data)
         return digest.hexdigest()
 
 
@@ -142,7 +135,25 @@ def network_input(images: Tensor) -> Tensor:
     return F.pad(images, 4 * [PADDING], value=-MEAN / STD)
 
 
-# --- augmentation -----------------------------------------------------------------------------------------------------
+# --- augmentation: draw, compose, warp --------------------------------------------------------------------------------
+
+
+def draw_affine(count: int, strength: Augment = 1.0, device: torch.device | str = "cpu") -> Tensor:
+    """Matrices (count, 2, 3) of `compose_affine`, each drawn for itself: torchvision draws once for a whole batch.
+
+    strength in [0, 1] scales the ranges: 1 is ROTATION, TRANSLATION and crops of SMALLEST_CROP to 1 of the area, 0 is
+    no change. A pair (low, high) draws each image's own strength. Of an area a, the crop's width takes the share a**u
+    and its height a**(1 - u), u uniform in [0, 1]: every aspect ratio that fits into the image, from a to 1/a, uniform
+    in its logarithm as in torchvision's RandomResizedCrop. Its position is uniform over where it fits.
+    """
+    low, high = strength if isinstance(strength, tuple) else (strength, strength)
+    scale = torch.empty(count, device=device).uniform_(low, high) if low < high else float(low)
+    draws = torch.rand(7, count, device=device)
+    either_way = scale * (2 * draws[:3] - 1)
+    area = 1 - scale * (1 - SMALLEST_CROP) * draws[3]
+    width, height = area ** draws[4], area ** (1 - draws[4])
+    crop = torch.stack([draws[5] * (1 - width), draws[6] * (1 - height), width, height], dim=1)
+    return compose_affine(ROTATION * either_way[0], TRANSLATION * either_way[1], TRANSLATION * either_way[2], crop)
 
 
 def compose_affine(angle: Tensor, shift_x: Tensor, shift_y: Tensor, crop: Tensor) -> Tensor:
@@ -160,459 +171,11 @@ def compose_affine(angle: Tensor, shift_x: Tensor, shift_y: Tensor, crop: Tensor
     return torch.stack(rows, dim=1).view(-1, 2, 3)
 
 
-def draw_affine(count: int, strength: float | Tensor = 1.0, device: torch.device | str = "cpu") -> Tensor:
-    """Matrices (count, 2, 3) of `compose_affine`, each drawn for itself, uniform over the stated ranges.
-
-    strength, one for all or (count,), scales the ranges: 1 is ROTATION, TRANSLATION and crops of SMALLEST_CROP to 1 of
-    the area; 0 is no change. Of an area a, the crop's width takes the share a**u and its height a**(1 - u), u uniform
-    in [0, 1]: every aspect ratio that fits into the image, from a to 1/a, uniform in its logarithm as in torchvision's
-    RandomResizedCrop. Its position is uniform over where it fits.
-    """
-    draws = torch.rand(7, count, device=device)
-    either_way = strength * (2 * draws[:3] - 1)
-    area = 1 - strength * (1 - SMALLEST_CROP) * draws[3]
-    width, height = area ** draws[4], area ** (1 - draws[4])
-    crop = torch.stack([draws[5] * (1 - width), draws[6] * (1 - height), width, height], dim=1)
-    return compose_affine(ROTATION * either_way[0], TRANSLATION * either_way[1], TRANSLATION * either_way[2], crop)
-
-
 def warp(images: Tensor, matrices: Tensor) -> Tensor:
-    """Warp images (B, C, H, W), float, square, by matrices (B, 2, 3): bilinear, 0 outside the image."""
+    """Warp images (B, C, H, W), float, by matrices (B, 2, 3): bilinear, 0 outside the image."""
     height, width = images.shape[2:]
     x, y = (torch.linspace(1 / n - 1, 1 - 1 / n, n, device=images.device) for n in (width, height))
     # affine_grid(align_corners=False) multiplies pixel by pixel, in 20 times the time
     of_x, of_y, shift = matrices[:, :, None, None].unbind(-1)  # (B, 2, 1, 1), for the result's two coordinates
     grid = of_x * x + (of_y * y[:, None] + shift)  # (B, 2, H, W)
     return F.grid_sample(images, grid.permute(0, 2, 3, 1), mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-# --- decoding ---------------------------------------------------------------------------------------------------------
-
-
-def _load(path: Path) -> tuple[Tensor, Tensor]:
-    """Images uint8 (N, 28, 28) and labels int64 (N,) of the archive or folder, in the order of their numbers."""
-    pixels, lines, numbers, labels = bytearray(), bytearray(), array("q"), bytearray()
-    for name, data in _members(path):
-        number, label = _number_and_label(path, name)
-        if len(numbers) == MAX_IMAGES:
-            raise DataError(f"{path}: holds over {MAX_IMAGES:,} images, more than any MNIST archive")
-        try:
-            lines += _scanlines(data)
-        except ValueError as error:
-            raise DataError(f"{path}: {_quote(name)} {error}") from None
-        numbers.append(number)
-        labels.append(label)
-        if len(numbers) % UNFILTERED == 0:
-            pixels += _unfilter(lines)
-            lines.clear()
-    if not numbers:
-        raise DataError(f"{path}: holds no images; expected PNGs named {{number}}_{{label}}.png")
-    pixels += _unfilter(lines)
-    images = torch.frombuffer(pixels, dtype=torch.uint8).view(-1, SIZE, SIZE)
-    order = torch.frombuffer(numbers, dtype=torch.int64)
-    labels = torch.frombuffer(labels, dtype=torch.uint8).long()
-    if (order.diff() > 0).all():
-        return images, labels
-    order, positions = order.sort()
-    twice = order[1:][order.diff() == 0]
-    if len(twice):
-        number = int(twice[0])
-        names = [_quote(name) for name, _ in _members(path) if _number_and_label(path, name)[0] == number]
-        both = " and ".join(names[:2])
-        raise DataError(f"{path}: {both} have the same number; expected a number of its own for each image")
-    return images[positions], labels[positions]
-
-
-def _number_and_label(path: Path, name: str) -> tuple[int, int]:
-    """What the name of a member says: `train/00000_5.png` is image 0, a five."""
-    found = _NAME.fullmatch(name.rpartition("/")[2])
-    if found is None:
-        raise DataError(f"{path}: {_quote(name)} is not named {{number}}_{{label}}.png, with a label from 0 to 9")
-    return int(found[1]), int(found[2])
-
-
-def decode_png(data: bytes) -> bytes:
-    """The 784 pixels of an 8-bit grayscale 28x28 PNG, row by row. Raises ValueError that says what else it is.
-
-    Stricter than Pillow, which passes over a wrong checksum of the pixels: every chunk's CRC-32 is checked (PNG
-    specification, third edition, 5.3), and so is the Adler-32 of the pixels.
-    """
-    return _unfilter(_scanlines(data))
-
-
-def _scanlines(data: bytes) -> bytes:
-    """The 28 lines of a PNG behind a blank one, each with its filter type in front. Raises ValueError.
-
-    The blank line is what the PNG specification takes to be above the first: images can then stand below one another.
-    """
-    if not data.startswith(_PNG_SIGNATURE):
-        raise ValueError("is not a PNG")
-    start, header, compressed = len(_PNG_SIGNATURE), None, []
-    while True:
-        kind, end = data[start + 4 : start + 8], start + 8 + int.from_bytes(data[start : start + 4], "big")
-        if end + 4 > len(data):
-            raise ValueError("is a PNG cut off before its end")
-        if zlib.crc32(data[start + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            raise ValueError(f"is a damaged PNG: wrong checksum of its {kind.decode('latin-1')!r} chunk")
-        if kind == b"IDAT":
-            compressed.append(data[start + 8 : end])
-        elif kind == b"IHDR" and header is None and end - start == 21:
-            header = data[start + 8 : end]
-        elif kind == b"IEND":
-            break
-        start = end + 4
-    if header != _PNG_HEADER:
-        _check_interlaced(header)
-        return _interlaced_scanlines(b"".join(compressed))
-    lines = _inflate(b"".join(compressed), SIZE * len(_BLANK))
-    if max(lines[:: len(_BLANK)]) > 4:
-        raise ValueError("is a damaged PNG: unknown filter type")
-    return _BLANK + lines
-
-
-def _check_interlaced(header: bytes | None) -> None:
-    """Raises ValueError unless the header is that of an interlaced 28x28 PNG, 8-bit grayscale."""
-    if header is None:
-        raise ValueError("is a damaged PNG: it has no header")
-    width, height, depth, color, *methods = struct.unpack(">IIBBBBB", header)
-    if (width, height, depth, color) != (SIZE, SIZE, 8, 0):
-        kinds = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale with alpha", 6: "RGBA"}
-        found = f"{width}x{height}, {depth}-bit {kinds.get(color, 'unknown colour')}"
-        raise ValueError(f"is {found}; expected {SIZE}x{SIZE}, 8-bit grayscale")
-    if methods != [0, 0, 1]:
-        raise ValueError("is a damaged PNG: unknown compression, filter or interlace method")
-
-
-def _interlaced_scanlines(compressed: bytes) -> bytes:
-    """As `_scanlines`, of the pixels of an interlaced PNG (PNG specification, 8.1)."""
-    _inflate(compressed, _INTERLACED)  # because Pillow takes fewer, too
-    try:
-        pixels = Image.frombytes("L", (SIZE, SIZE), compressed, "zip", "L", 1).tobytes()
-    except (ValueError, OSError):
-        raise ValueError("is a damaged PNG: unknown filter type") from None
-    return _BLANK + b"".join(b"\0" + pixels[start : start + SIZE] for start in range(0, SIZE * SIZE, SIZE))
-
-
-def _inflate(compressed: bytes, size: int) -> bytes:
-    """Decompress exactly `size` bytes, and no more: 1 MiB can hold a gigabyte. Raises ValueError."""
-    decompressor = zlib.decompressobj()
-    try:
-        data = decompressor.decompress(compressed, size + 1)
-    except zlib.error:
-        raise ValueError("is a damaged PNG: its pixels cannot be decompressed") from None
-    if len(data) != size or not decompressor.eof:
-        raise ValueError(f"is a damaged PNG: its pixels are not {SIZE}x{SIZE}")
-    return data
-
-
-def _unfilter(lines: bytes) -> bytes:
-    """The pixels of `_scanlines` of any number of images one after the other.
-
-    Pillow undoes the filters of all of them as of one tall image: asked for each image, it takes longer for everything
-    around the pixels than for the pixels.
-    """
-    size = (SIZE, len(lines) // len(_BLANK))
-    tall = Image.frombytes("L", size, zlib.compress(lines, 0), "zip", "L", 0) if lines else Image.new("L", size)
-    return np.asarray(tall).reshape(-1, 1 + SIZE, SIZE)[:, 1:].tobytes()
-
-
-# --- archives and folders ---------------------------------------------------------------------------------------------
-
-
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of each file in the archive or folder that is no bookkeeping, each at most MAX_MEMBER bytes."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: {_reason(error)}; expected a tar archive or a folder of PNGs") from None
-    if stat.S_ISDIR(mode):
-        return _members_of_folder(path)
-    if stat.S_ISREG(mode):
-        return _members_of_archive(path)
-    raise DataError(f"{path}: neither a file nor a folder; expected a tar archive or a folder of PNGs")
-
-
-def _members_of_folder(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Folders below are walked too. Links to files are followed, links to folders refused: they may go in circles."""
-
-    def refuse(error: OSError) -> NoReturn:
-        raise DataError(f"{error.filename}: cannot be read: {_reason(error)}") from None
-
-    for folder, subfolders, names in os.walk(path, onerror=refuse):
-        subfolders.sort()
-        links = [name for name in subfolders if os.path.islink(os.path.join(folder, name))]
-        if links:
-            raise DataError(f"{os.path.join(folder, links[0])}: is a link to a folder; expected files and folders")
-        for name in sorted(names):
-            if _BOOKKEEPING.fullmatch(name):
-                continue
-            member = os.path.join(folder, name)
-            if not os.path.isfile(member):
-                raise DataError(f"{member}: is not a regular file; expected PNGs")
-            try:
-                with open(member, "rb") as file:
-                    data = file.read(MAX_MEMBER + 1)
-            except OSError as error:
-                refuse(error)
-            if len(data) > MAX_MEMBER:
-                raise DataError(f"{member}: is over {MAX_MEMBER:,} bytes; a {SIZE}x{SIZE} PNG takes under 1,000")
-            yield f"{os.path.relpath(folder, path)}/{name}", data
-
-
-def _members_of_archive(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Nothing is extracted; links and devices are refused."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(6)
-        if not start:
-            raise DataError(f"{path}: is empty; expected a tar archive")
-        opener = next((opener for magic, opener in _CONTAINERS.items() if start.startswith(magic)), open)
-        with opener(path, "rb") as file:
-            for name, kind, data in _read_tar(file):
-                if kind == tarfile.DIRTYPE or _BOOKKEEPING.fullmatch(name.rpartition("/")[2]):
-                    continue
-                if kind not in _REGULAR:
-                    raise DataError(f"{path}: {_quote(name)} is a link, a device or sparse; expected a regular file")
-                yield name, data
-    except (ValueError, EOFError, OSError, MemoryError, zlib.error, lzma.LZMAError) as error:
-        expected = "expected a tar archive, plain or in gzip, bzip2 or xz"
-        raise DataError(f"{path}: is damaged or no archive: {_reason(error)}; {expected}") from None
-
-
-def _read_tar(file: BinaryIO) -> Iterator[tuple[str, bytes, bytes]]:
-    """Name, type and content of each member of an archive: USTAR, GNU or pax. Raises ValueError.
-
-    tarfile would do, were it not that it takes longer for a header than all else takes for an image, goes wherever
-    forged headers send it, and takes a damaged header for the end of the archive. This only ever goes forward.
-    Formats: POSIX.1-2017, pax, "Extended Description"; GNU tar's manual, "Basic Tar Format".
-    """
-    defaults, fields, long_name, position = {}, {}, None, 0
-    while any(header := _read(file, tarfile.BLOCKSIZE)):
-        try:
-            name, kind, size = _parse_header(header)
-        except ValueError:
-            raise ValueError(f"no valid header at byte {position:,} but {header[:8]!r}") from None
-        describes_next = kind in _DESCRIBES_NEXT
-        if not describes_next:
-            fields = defaults | fields
-            name, size = fields.get("path", long_name or name), int(fields.get("size", size))
-        if kind == tarfile.DIRTYPE:
-            size = 0  # what it claims is room for its entries
-        if not 0 <= size <= MAX_MEMBER:
-            raise ValueError(
-                f"{_quote(name)} claims {_shorten(f'{size:,}')} bytes; at most {MAX_MEMBER:,} can be right"
-            )
-        padded = size + -size % tarfile.BLOCKSIZE
-        position += tarfile.BLOCKSIZE + padded
-        if position > MAX_ARCHIVE:
-            raise ValueError(f"over {MAX_ARCHIVE:,} bytes, more than any MNIST archive")
-        data = _read(file, padded)[:size]
-        if not describes_next:
-            yield name, kind, data
-            fields, long_name = {}, None
-        elif kind == tarfile.GNUTYPE_LONGNAME:
-            long_name = _text(data)
-        elif kind == tarfile.XGLTYPE:
-            defaults |= _parse_pax(data)
-        elif kind != tarfile.GNUTYPE_LONGLINK:
-            fields = _parse_pax(data)
-    if any(file.read(MAX_MEMBER)) or file.read(1):
-        raise ValueError(f"it goes on behind its end at byte {position:,}")
-
-
-def _read(file: BinaryIO, size: int) -> bytes:
-    data = file.read(size)
-    if len(data) < size:
-        raise ValueError("cut off before its end")
-    return data
-
-
-def _parse_header(header: bytes) -> tuple[str, bytes, int]:
-    """Name, type and size of a member. Raises ValueError."""
-    checksum = header[148:156]  # summed up as if it were eight spaces
-    if _number(checksum) != sum(header) - sum(checksum) + 8 * ord(" "):
-        raise ValueError("wrong checksum")
-    name, kind = _text(header[:100]), header[156:157]
-    if header[257:263] == tarfile.POSIX_MAGIC[:6] and header[345]:  # GNU's headers hold something else there
-        name = f"{_text(header[345:500])}/{name}"
-    if kind == tarfile.AREGTYPE and name.endswith("/"):
-        kind = tarfile.DIRTYPE  # as it was before POSIX
-    return name, kind, _number(header[124:136])
-
-
-def _number(field: bytes) -> int:
-    """Octal digits, or behind a set first bit base 256, as GNU and others write what is too large for octal."""
-    if field[0] & 0x80:
-        return int.from_bytes(field[1:], "big")
-    return int(field.partition(b"\0")[0].strip() or b"0", 8)
-
-
-def _text(field: bytes) -> str:
-    """What stands before the first 0."""
-    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
-
-
-def _parse_pax(data: bytes) -> dict[str, str]:
-    """Records `length keyword=value` and a line feed, where length counts all of it. Raises ValueError."""
-    fields, start = {}, 0
-    while start < len(data):
-        record = _PAX_RECORD.match(data, start)
-        end = start + int(record[1]) if record else 0
-        if not record or not record.end() < end <= len(data):
-            raise ValueError("a damaged pax header")
-        fields[_text(record[2])] = _text(data[record.end() : end - 1])
-        start = end
-    return fields
-
-
-def _quote(name: str) -> str:
-    """A name as it can be shown: forged ones may be unprintable, or endless."""
-    return repr(_shorten(name))
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 100 else f"{text[:50]}...{text[-50:]}"
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-# --- where the data come from -----------------------------------------------------------------------------------------
-
-
-def find_data(data_dir: str | Path | None) -> tuple[Path, str | None]:
-    """The folder of train.tar and test.tar, and why it is the bundled sample, if it is (None: it is not).
-
-    data_dir: the folder that the user named, taken as it is; or None: `data`, where MNIST is downloaded to if it is
-    not there yet, and else the sample. Raises DataError.
-    """
-    folder = Path("data" if data_dir is None else data_dir)
-    missing = [path for path in _tars(folder) if not os.path.exists(path)]
-    if not missing:
-        return folder, "it was asked for" if folder.resolve() == SAMPLE else None
-    if data_dir is not None or len(missing) == 1:
-        raise DataError(
-            f"{missing[0]}: not found; expected train.tar and test.tar in {folder}\n"
-            "put both there, or remove both and leave --data-dir out: MNIST is then downloaded to data/"
-        )
-    try:
-        download(folder)
-    except ConnectionError as error:
-        return SAMPLE, f"MNIST is not in {folder} and could not be downloaded ({error})"
-    return folder, None
-
-
-def download(folder: Path) -> None:
-    """Download MNIST by torchvision and write train.tar and test.tar into `folder`, both or none.
-
-    Raises ConnectionError if no mirror gives the four files with the right MD5 sums, or nothing arrives for STALLED
-    seconds; DataError if `folder` cannot be written, or another process is at it.
-    """
-    temporary = folder / f".download{files.TEMPORARY}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with files.lock(folder / ".download.lock"):
-            if any(path.exists() for path in _tars(folder)):
-                return  # another process was faster, and nothing is ever replaced
-            shutil.rmtree(temporary, ignore_errors=True)  # of a killed download
-            try:
-                temporary.mkdir()
-                for path, data in zip(_tars(temporary), _fetch(temporary), strict=True):
-                    write_tar(path, path.stem, data.data, data.targets)
-                _move_all(_tars(temporary), _tars(folder))
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-    except files.RunningError:
-        raise DataError(f"{folder}: another process is downloading MNIST there; wait for it") from None
-    except ConnectionError:
-        raise
-    except OSError as error:
-        raise DataError(f"{folder}: MNIST cannot be written there: {_reason(error)}") from None
-
-
-def _tars(folder: Path) -> list[Path]:
-    return [folder / f"{split}.tar" for split in SPLITS]
-
-
-def _move_all(sources: list[Path], targets: list[Path]) -> None:
-    """Rename files to names that nothing has yet, all or none of them."""
-    try:
-        for source, target in zip(sources, targets, strict=True):
-            os.replace(source, target)
-    except BaseException:
-        for target in targets:
-            target.unlink(missing_ok=True)
-        raise
-
-
-def write_tar(path: Path, split: str, images: Tensor, labels: Tensor) -> None:
-    """Write uint8 (N, 28, 28) and (N,) as a tar of PNGs in the layout that `MNIST` reads, on disk before it returns.
-
-    Byte for byte the same on every machine: the headers carry no time and no owner, and the pixels are stored, not
-    compressed, because each version of zlib compresses in its own way.
-    """
-    with open(path, "wb") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-            folder = tarfile.TarInfo(f"{split}/")
-            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
-            archive.addfile(folder)
-            for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-                data = encode_png(image)
-                member = tarfile.TarInfo(f"{split}/{number:05d}_{label}.png")
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
-                archive.members.clear()
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def encode_png(image: Tensor) -> bytes:
-    """A uint8 (H, W) image, up to 255x255, as a grayscale PNG whose pixels are one stored block (RFC 1951, 3.2.4)."""
-    height, width = image.shape
-    rows = F.pad(image, (1, 0)).numpy().tobytes()  # each row behind a 0: no filter
-    block = struct.pack("<BHH", 1, len(rows), len(rows) ^ 0xFFFF) + rows  # 1: the last block, and stored
-    pixels = b"\x78\x01" + block + struct.pack(">I", zlib.adler32(rows))  # RFC 1950: header, data, checksum
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
-    return _PNG_SIGNATURE + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
-
-
-def _fetch(folder: Path) -> tuple[Dataset, Dataset]:
-    """torchvision's MNIST, train and test, downloaded below `folder`. Raises ConnectionError.
-
-    torchvision sets no time limit, so it works in a thread that is left behind once nothing arrives any more.
-    """
-    from torchvision import datasets  # here, because it takes a second and only a download needs it
-
-    resources = list(datasets.MNIST.resources)
-    fetched: list[Dataset] = []
-    failures: list[str] = []
-
-    def work() -> None:
-        for mirror in datasets.MNIST.mirrors:
-            # one at a time: torchvision goes on to the next mirror after a wrong checksum, but not after a broken line
-            source = type("MNIST", (datasets.MNIST,), {"mirrors": [mirror], "resources": resources})
-            try:
-                fetched.extend([source(folder, train=True, download=True), source(folder, train=False)])
-            except Exception as error:
-                failures.append(f"{mirror}: {_reason(error).strip().splitlines()[-1]}")
-            else:
-                return
-
-    worker = threading.Thread(target=work, daemon=True)
-    worker.start()
-    arrived, since = 0, time.monotonic()
-    while worker.is_alive():
-        worker.join(0.2)
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        if size != arrived:
-            arrived, since = size, time.monotonic()
-        elif time.monotonic() - since > STALLED:
-            resources.clear()  # the thread finds nothing more to do, should it ever wake up
-            raise ConnectionError(f"nothing arrived for {STALLED} s")
-    if not fetched:
-        raise ConnectionError("; ".join(failures))
-    return fetched[0], fetched[1]

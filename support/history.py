@@ -9,7 +9,7 @@ scalars  name, model, data, augment, epochs (planned), batch_size, lr (the highe
          recipe as main.py wrote it (optimizer, momentum, warm_up, fall, averaging, and of augmented runs rotation,
          translation, smallest_crop, weakest, strongest); parameters, train_images, test_images, train_sha256,
          test_sha256; device, python_version, torch_version, ...; digest (see `seal`)
-lists    METRICS; learning_rate (at the last step), threads, processes; of a study also what it observed
+lists    METRICS; learning_rate (at the first step), threads, processes; of a study also what it observed
 arrays   ARRAYS
 """
 
@@ -96,6 +96,22 @@ def new_history(**scalars: object) -> History:
 
 def epochs_done(history: History) -> int:
     return len(history["train_loss"])
+
+
+def add_epoch(history: History, figures: dict[str, float]) -> None:
+    """Append the figures of an epoch, a list each."""
+    for name, figure in figures.items():
+        history.setdefault(name, []).append(figure)
+
+
+def summary(history: History) -> str:
+    """The best and the last epoch on the test set, in three lines."""
+    loss, accuracy = np.array(history["test_loss"]), np.array(history["test_accuracy"])
+    return (
+        f"lowest test loss       {loss.min():.4f} in epoch {loss.argmin() + 1}\n"
+        f"highest test accuracy {accuracy.max():7.2%} in epoch {accuracy.argmax() + 1}\n"
+        f"last epoch             {loss[-1]:.4f} and {accuracy[-1]:.2%}"
+    )
 
 
 def go_on(saved: History, now: History) -> History:

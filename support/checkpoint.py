@@ -1,0 +1,259 @@
+"""The files of a run: saved whole, found again, never mixed up, never thrown away unasked.
+
+    checkpoint_dir/NAME.pt           all that is needed to go on as if nothing had happened
+    checkpoint_dir/NAME.weights.pt   the weights of the last finished run of that name
+    output_dir/NAME.npz .json .png   its result
+
+It knows nothing of the recipe: what decides whether two runs are the same stands in their histories.
+"""
+
+import re
+import shlex
+import zipfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from support import files
+from support.command import UserError, printable
+from support.history import (
+    ENDINGS,
+    LISTS,
+    SETTINGS,
+    History,
+    differences,
+    epochs_done,
+    read_history,
+    summary,
+    write_arrays,
+    write_history,
+)
+
+State = dict[str, Any]
+LARGEST_CHECKPOINT = 2**30  # bytes, unpacked: a thousand times what these networks take
+
+
+class RunFiles(NamedTuple):
+    """Where the files of a run are."""
+
+    name: str
+    output_dir: Path
+    checkpoint_dir: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.checkpoint_dir / f"{self.name}.pt"
+
+    @property
+    def weights(self) -> Path:
+        return self.checkpoint_dir / f"{self.name}.weights.pt"
+
+    def result(self, ending: str) -> Path:
+        return self.output_dir / f"{self.name}{ending}"
+
+
+# --- before a run -----------------------------------------------------------------------------------------------------
+
+
+def claim(stack: ExitStack, run: RunFiles) -> None:
+    """Make the folders, hold the name in both, clear what a killed run left; `stack` lets go. Raises UserError."""
+    for folder in (run.output_dir, run.checkpoint_dir):
+        files.make_folder(folder)
+    for path in (run.result(".json"), run.checkpoint):
+        try:
+            stack.enter_context(files.lock(path.with_name(f".{path.name}.lock")))
+        except files.RunningError:
+            raise UserError(
+                f"{printable(path)}: another process is training {run.name} right now\n"
+                "wait for it, or train under another --seed or --name"
+            ) from None
+    for path in (run.checkpoint, run.weights, *(run.result(ending) for ending in ENDINGS)):
+        files.clear_temporary(path)
+
+
+def find_unfinished(run: RunFiles) -> RunFiles:
+    """The unfinished run that --resume means: of that name, else of that name but for its number of epochs."""
+    if is_unfinished(run.checkpoint) or not run.checkpoint_dir.is_dir():
+        return run
+    without = re.sub(r"_epochs\d+", "", run.name)
+    for path in sorted(run.checkpoint_dir.glob("*.pt")):
+        if re.sub(r"_epochs\d+", "", path.stem) == without and is_unfinished(path):
+            return run._replace(name=path.stem)
+    return run
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether there is a checkpoint of a run that can be gone on with. Raises UserError if it cannot be read."""
+    return path.exists() and not read_checkpoint(path)["finished"]
+
+
+def state_to_resume(run: RunFiles, history: History, rate: Callable[[float, int], float]) -> State:
+    """What to go on from. Raises UserError where there is nothing, or something else than `history` says.
+
+    rate(epoch, epochs): the schedule; the number of epochs may change as long as it would have been the same so far.
+    """
+    path = run.checkpoint
+    if not path.exists():
+        raise UserError(f"{printable(path)}: not found, so there is nothing to resume; leave --resume out to start")
+    state = read_checkpoint(path)
+    differ = differences(state["history"], history, ignore=("epochs",))
+    if differ:
+        raise UserError(
+            f"{printable(path)}: belongs to another run: {', '.join(differ)}\nresume with what it was started with"
+        )
+    if state["finished"]:
+        raise UserError(
+            f"{printable(path)}: the run is finished, so there is nothing to resume; leave --resume out to train anew"
+        )
+    done, before, now = epochs_done(state["history"]), state["history"]["epochs"], history["epochs"]
+    passed = [step / 8 for step in range(8 * done + 1)]  # eighths of an epoch: a schedule changes more slowly
+    if done > now or any(rate(epoch, before) != rate(epoch, now) for epoch in passed):
+        raise UserError(
+            f"{printable(path)}: {done} of {before} epochs are done, too many to go on with --epochs {now}: "
+            f"the learning rate would have been another\nresume with --epochs {before}"
+        )
+    return state
+
+
+def check_nothing_is_lost(run: RunFiles, history: History) -> None:
+    """Raises UserError if a fresh run of that name would throw away an unfinished run, or another run's result."""
+    if is_unfinished(run.checkpoint):
+        saved = read_checkpoint(run.checkpoint)["history"]
+        raise UserError(
+            f"{printable(run.checkpoint)}: holds an unfinished run, {epochs_done(saved)} of {saved['epochs']} epochs\n"
+            "go on with it with --resume, or throw it away with --restart"
+        )
+    readers = [
+        (run.result(".json"), read_history),
+        (run.checkpoint, lambda path: read_checkpoint(path)["history"]),
+        (run.weights, lambda path: read_weights(path)["history"]),
+    ]
+    for path, read in readers:
+        if path.exists() and (differ := differences(read(path), history)):
+            raise UserError(
+                f"{printable(path)}: is of another run: {', '.join(differ)}\n"
+                "give this one another name with --name, or replace that one with --restart"
+            )
+
+
+def how_to_resume(run: RunFiles, history: History, command: list[str]) -> str:
+    """What to say where a run was stopped. command: the words that started it."""
+    done = epochs_done(history)
+    if not done:
+        return "\nstopped before the first epoch was complete: nothing is saved"
+    options = shlex.join([*(word for word in command if word not in ("--resume", "--restart")), "--resume"])
+    return (
+        f"\nstopped; {done} of {history['epochs']} epochs are saved in {printable(run.checkpoint)}\n"
+        f"{summary(history)}\ngo on with: {options}"
+    )
+
+
+# --- saving -----------------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(run: RunFiles, parts: dict[str, Any], history: History) -> None:
+    """Save all that is needed to go on: the states of network, average, optimizer and scheduler, by those names.
+
+    Generators need no entry: they are seeded anew for each epoch. Raises OSError.
+    """
+    states = {name: part.state_dict() for name, part in parts.items()}
+    _save({**states, "history": history, "finished": "digest" in history}, run.checkpoint)
+
+
+def save_result(run: RunFiles, network: nn.Module, history: History, arrays: dict[str, np.ndarray]) -> None:
+    """Save the weights and the result, less its picture, of one digest. Raises OSError."""
+    kept = {name: history[name] for name in ("model", "name", "classes", "digest")}
+    _save({**kept, "history": history, "network": network.state_dict()}, run.weights)
+    files.replace(run.result(".npz"), lambda file: write_arrays(arrays, history, file))
+    files.replace(run.result(".json"), lambda file: write_history(history, file))
+
+
+def _save(state: State, path: Path) -> None:
+    files.replace(path, lambda file: torch.save(state, file))
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_checkpoint(path: Path) -> State:
+    """What `save_checkpoint` saved: only tensors and plain values are read, never a pickle that could run code.
+
+    Raises UserError if the file is anything else.
+    """
+    kinds: dict[str, type] = dict.fromkeys(("network", "average", "optimizer", "scheduler", "history"), dict)
+    kinds["finished"] = bool
+    state = _load(path, kinds, "start afresh with --restart, which replaces it")
+    history = state["history"]
+    lists = [history.get(name) for name in LISTS]
+    settings = all(isinstance(history.get(name), str | int | float) for name in SETTINGS)
+    if not settings or not all(isinstance(one, list) and len(one) == len(lists[0]) for one in lists):
+        raise _foreign(path, "its history is not whole", "start afresh with --restart, which replaces it")
+    return state
+
+
+def read_weights(path: Path) -> State:
+    """Weights of a finished run: "network", a state_dict, and "model", "name", "classes", "digest" and "history".
+
+    Raises UserError if the file is anything else.
+    """
+    kinds: dict[str, type] = {
+        "network": dict,
+        "history": dict,
+        "model": str,
+        "name": str,
+        "classes": int,
+        "digest": str,
+    }
+    return _load(path, kinds, "expected NAME.weights.pt, as main.py leaves it in checkpoints/")
+
+
+def _load(path: Path, kinds: dict[str, type], advice: str) -> State:
+    try:
+        with files.open_regular(path) as file:
+            _check_size(file)
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{printable(path)}: cannot be read: {error.strerror or error}") from None
+    except Exception:  # of a damaged or foreign file torch.load raises a dozen kinds, all meaning this
+        raise _foreign(path, "is damaged or of another program", advice) from None
+    if not isinstance(state, dict) or not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
+        raise _foreign(path, "lacks what it should hold", advice)
+    for name in ("network", "average"):
+        tensors = state.get(name, {})
+        if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items()):
+            raise _foreign(path, "holds no weights", advice)
+        if not all(value.isfinite().all() for value in tensors.values()):
+            raise UserError(f"{printable(path)}: a weight in it is not finite, so it is of no use; {advice}")
+    return state
+
+
+def _check_size(file: BinaryIO) -> None:
+    """Raises ValueError if what torch.load would unpack is too large."""
+    with zipfile.ZipFile(file) as archive:
+        if sum(member.file_size for member in archive.infolist()) > LARGEST_CHECKPOINT:
+            raise ValueError("too large")
+    file.seek(0)
+
+
+def _foreign(path: Path, problem: str, advice: str) -> UserError:
+    return UserError(
+        f"{printable(path)}: {problem}; expected tensors and plain values, and no code is run to read them\n{advice}"
+    )
+
+
+def restore(state: State, path: Path, parts: dict[str, Any]) -> None:
+    """Load the state of each part (networks, optimizer, scheduler) by its name. Raises UserError if one has changed."""
+    for name, part in parts.items():
+        try:
+            part.load_state_dict(state[name])
+        except Exception as error:  # of entries that do not fit, PyTorch raises half a dozen kinds
+            reason = printable(str(error).strip().splitlines()[-1].strip())
+            raise UserError(
+                f"{printable(path)}: its {name} is not the one of now: {reason}\n"
+                "go on with the code that it was started with, or start afresh with --restart"
+            ) from None
