@@ -1,380 +1,438 @@
-"""Images and labels as they lie on disk -> uint8 arrays, bounded and checked. Knows nothing of torch."""
+"""Images and labels as they lie on disk -> uint8 arrays, checked, and bounded in time and memory by counts.
 
-import bz2
-import gzip
+Reads a tar of PNGs, a folder of them, or IDX files; nothing is ever extracted. Knows nothing of torch, nor of where
+the data lie.
+"""
+
 import io
-import lzma
+import itertools
 import os
 import re
 import stat
-import struct
 import tarfile
-import zlib
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from support.command import UserError
+from support import idx, png
+from support.command import printable
+from support.container import PICTURES, START, Container, DataError, quote, reason, shorten, what_is
+from support.files import open_regular
 
-SIZE = 28  # pixels a side of an MNIST image
+SIZE = png.SIZE
 
+# What is read at most, whatever a file says; more is an error, and bombs end here. Beside them stand MAX_BYTES,
+# MAX_STREAMS and MAX_DICTIONARY of container.py and MAX_CHUNKS of png.py.
+MAX_IMAGES = 1_000_000  # some sixteen times MNIST, 784 MB in memory
+MAX_CLASSES = 256  # IDX keeps a label in a byte
 MAX_MEMBER = 1024 * 1024  # bytes; a 28x28 PNG takes under 1,000, the rest is room for metadata and bookkeeping
-MAX_IMAGES = 2_000_000  # some thirty times MNIST, 1.6 GB in memory; an archive that yields more is taken for a bomb
-MAX_ARCHIVE = 2048 * MAX_IMAGES  # bytes, decompressed; an image takes 1,024 or 1,536 of a tar
+MAX_OTHERS = 100_000  # headers, folders and files that are no image ...
+OTHERS_PER_IMAGE = 4  # ... and as many more for each image: macOS writes three
+MAX_RECORDS = 100  # of a pax header: a file has some ten
+MAX_NAME = 512  # characters of a member's path
+MAX_DEPTH = 32  # folders inside folders
+
 UNFILTERED = 1024  # images at a time: what they need then stays in the processor's cache
 
-
-_NAME = re.compile(r"([0-9]{1,18})_([0-9])\.png", re.IGNORECASE)  # 18 digits: what fits into int64
+_NAME = re.compile(r"([0-9]{1,18})_([0-9]{1,3})\.png", re.IGNORECASE)  # 18 digits: what fits into int64
+_NUMBER = re.compile(r"([0-9]{1,18})\.png", re.IGNORECASE)
+_LABEL = re.compile(r"[0-9]{1,3}")  # the name of a folder of images of one label
 _BOOKKEEPING = re.compile(
     r"\._.*|(?!.*\.png$)(\..*|thumbs\.db|desktop\.ini|(readme|licen[cs]e)(\..*)?)", re.IGNORECASE | re.DOTALL
 )
-_CONTAINERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
-_DESCRIBES_NEXT = (  # types of tar members that are no files
+_FOLDERS = (tarfile.DIRTYPE, b"D", b"V")  # b"D": with a list of its files, by tar -g; b"V": the label of tar -V
+_DESCRIBES_NEXT = (
     tarfile.XHDTYPE,
     tarfile.SOLARIS_XHDTYPE,
     tarfile.XGLTYPE,
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-_PAX_RECORD = re.compile(rb"([0-9]{1,9}) ([^=]+)=")
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_HEADER = struct.pack(">IIBBBBB", SIZE, SIZE, 8, 0, 0, 0, 0)  # 8-bit grayscale, not interlaced
-_BLANK = bytes(1 + SIZE)  # a line of pixels 0, filter type 0 in front
-_INTERLACED = 4 * 5 + 4 * 4 + 3 * 8 + 7 * 8 + 7 * 15 + 14 * 15 + 14 * 29  # bytes of 28x28 pixels in seven passes
-
-
-class DataError(UserError):
-    """The data are missing, damaged or not what this project reads. The message names file, member, found, expected."""
-
-
-# --- decoding ---------------------------------------------------------------------------------------------------------
+_PAX_RECORD = re.compile(rb"([0-9]{1,9}) ([^=\n]{1,100})=")
+_EXPECTED = "expected a tar archive, plain or in gzip, bzip2 or xz"
 
 
 def read_images(path: str | Path, classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (N, 28, 28) and labels int64 (N,) of the archive or folder, in the order of their numbers."""
+    """Images uint8 (N, 28, 28) and labels int64 (N,), 0 to classes - 1, in the order of their numbers.
+
+    path: a tar archive (plain, gzip, bzip2 or xz, whatever its name) or a folder of PNGs, named `{number}_{label}.png`
+    or lying in a folder named for their label; or an IDX file of images, beside the one of its labels. PNGs in a folder
+    of their label are ordered by number where each has one of its own, else by path.
+
+    Raises DataError if anything about the data is wrong; ValueError if classes is not 1 to MAX_CLASSES.
+    """
+    if not 1 <= classes <= MAX_CLASSES:
+        raise ValueError(f"classes is {classes}; expected 1 to {MAX_CLASSES}")
     path = Path(path)
-    pixels, lines, numbers, labels = bytearray(), bytearray(), array("q"), bytearray()
-    for name, data in _members(path):
-        number, label = _number_and_label(path, name)
-        if len(numbers) == MAX_IMAGES:
-            raise DataError(f"{path}: holds over {MAX_IMAGES:,} images, more than any MNIST archive")
-        try:
-            lines += _scanlines(data)
-        except ValueError as error:
-            raise DataError(f"{path}: {_quote(name)} {error}") from None
-        numbers.append(number)
-        labels.append(label)
-        if len(numbers) % UNFILTERED == 0:
-            pixels += _unfilter(lines)
-            lines.clear()
-    if not numbers:
-        raise DataError(f"{path}: holds no images; expected PNGs named {{number}}_{{label}}.png")
-    pixels += _unfilter(lines)
-    images = np.frombuffer(pixels, np.uint8).reshape(-1, SIZE, SIZE)
-    order = np.frombuffer(numbers, np.int64)
-    targets = np.frombuffer(labels, np.uint8).astype(np.int64)
-    if (np.diff(order) > 0).all():
-        return images, targets
-    positions = order.argsort(kind="stable")
-    order = order[positions]
-    twice = order[1:][np.diff(order) == 0]
-    if len(twice):
-        number = int(twice[0])
-        names = [_quote(name) for name, _ in _members(path) if _number_and_label(path, name)[0] == number]
-        both = " and ".join(names[:2])
-        raise DataError(f"{path}: {both} have the same number; expected a number of its own for each image")
-    return images[positions], targets[positions]
+    if _is_idx(path):
+        images, few = idx.read_idx(path, SIZE, MAX_IMAGES)
+        if few.max() >= classes:
+            raise DataError(f"{printable(path)}: has the label {few.max()}; {_labels(classes)}")
+        return images, few.astype(np.int64)
+    return _read_pngs(path, classes)
 
 
-def _number_and_label(path: Path, name: str) -> tuple[int, int]:
-    """What the name of a member says: `train/00000_5.png` is image 0, a five."""
-    found = _NAME.fullmatch(name.rpartition("/")[2])
-    if found is None:
-        raise DataError(f"{path}: {_quote(name)} is not named {{number}}_{{label}}.png, with a label from 0 to 9")
-    return int(found[1]), int(found[2])
+def suspicious(images: np.ndarray) -> list[str]:
+    """What makes it doubtful that images uint8 (N, 28, 28) are like MNIST's, each in a line: mostly none."""
+    found = []
+    rim = np.concatenate([images[:, [0, -1]].reshape(-1), images[:, :, [0, -1]].reshape(-1)])
+    if images.max() <= 1:
+        found.append(f"the largest pixel is {images.max()}, where 255 is expected: multiply the images by 255")
+    elif rim.mean() > 127:
+        found.append("the images are dark on light, where MNIST is light on dark: subtract them from 255")
+    return found
 
 
-def decode_png(data: bytes) -> bytes:
-    """The 784 pixels of an 8-bit grayscale 28x28 PNG, row by row. Raises ValueError that says what else it is.
+def write_tar(path: str | Path, split: str, images: Any, labels: Any) -> None:
+    """Write uint8 (N, 28, 28) and integers (N,), 0 to 255, as a tar of PNGs, on disk before it returns.
 
-    Stricter than Pillow, which passes over a wrong checksum of the pixels: every chunk's CRC-32 is checked (PNG
-    specification, third edition, 5.3), and so is the Adler-32 of the pixels.
+    images, labels: numpy arrays, or what numpy makes arrays of, as tensors. The layout is the one that `read_images`
+    reads: `{split}/{number:05d}_{label}.png`. Raises TypeError and ValueError on other arrays, OSError.
+
+    The same on every machine: the headers carry no time and no owner. The pixels are stored, not compressed, because
+    each version of zlib compresses in its own way.
     """
-    return _unfilter(_scanlines(data))
-
-
-def _scanlines(data: bytes) -> bytes:
-    """The 28 lines of a PNG behind a blank one, each with its filter type in front. Raises ValueError.
-
-    The blank line is what the PNG specification takes to be above the first: images can then stand below one another.
-    """
-    if not data.startswith(_PNG_SIGNATURE):
-        raise ValueError("is not a PNG")
-    start, header, compressed = len(_PNG_SIGNATURE), None, []
-    while True:
-        kind, end = data[start + 4 : start + 8], start + 8 + int.from_bytes(data[start : start + 4], "big")
-        if end + 4 > len(data):
-            raise ValueError("is a PNG cut off before its end")
-        if zlib.crc32(data[start + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            raise ValueError(f"is a damaged PNG: wrong checksum of its {kind.decode('latin-1')!r} chunk")
-        if kind == b"IDAT":
-            compressed.append(data[start + 8 : end])
-        elif kind == b"IHDR" and header is None and end - start == 21:
-            header = data[start + 8 : end]
-        elif kind == b"IEND":
-            break
-        start = end + 4
-    if header != _PNG_HEADER:
-        _check_interlaced(header)
-        return _interlaced_scanlines(b"".join(compressed))
-    lines = _inflate(b"".join(compressed), SIZE * len(_BLANK))
-    if max(lines[:: len(_BLANK)]) > 4:
-        raise ValueError("is a damaged PNG: unknown filter type")
-    return _BLANK + lines
-
-
-def _check_interlaced(header: bytes | None) -> None:
-    """Raises ValueError unless the header is that of an interlaced 28x28 PNG, 8-bit grayscale."""
-    if header is None:
-        raise ValueError("is a damaged PNG: it has no header")
-    width, height, depth, color, *methods = struct.unpack(">IIBBBBB", header)
-    if (width, height, depth, color) != (SIZE, SIZE, 8, 0):
-        kinds = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale with alpha", 6: "RGBA"}
-        found = f"{width}x{height}, {depth}-bit {kinds.get(color, 'unknown colour')}"
-        raise ValueError(f"is {found}; expected {SIZE}x{SIZE}, 8-bit grayscale")
-    if methods != [0, 0, 1]:
-        raise ValueError("is a damaged PNG: unknown compression, filter or interlace method")
-
-
-def _interlaced_scanlines(compressed: bytes) -> bytes:
-    """As `_scanlines`, of the pixels of an interlaced PNG (PNG specification, 8.1)."""
-    _inflate(compressed, _INTERLACED)  # because Pillow takes fewer, too
-    try:
-        pixels = Image.frombytes("L", (SIZE, SIZE), compressed, "zip", "L", 1).tobytes()
-    except (ValueError, OSError):
-        raise ValueError("is a damaged PNG: unknown filter type") from None
-    return _BLANK + b"".join(b"\0" + pixels[start : start + SIZE] for start in range(0, SIZE * SIZE, SIZE))
-
-
-def _inflate(compressed: bytes, size: int) -> bytes:
-    """Decompress exactly `size` bytes, and no more: 1 MiB can hold a gigabyte. Raises ValueError."""
-    decompressor = zlib.decompressobj()
-    try:
-        data = decompressor.decompress(compressed, size + 1)
-    except zlib.error:
-        raise ValueError("is a damaged PNG: its pixels cannot be decompressed") from None
-    if len(data) != size or not decompressor.eof:
-        raise ValueError(f"is a damaged PNG: its pixels are not {SIZE}x{SIZE}")
-    return data
-
-
-def _unfilter(lines: bytes) -> bytes:
-    """The pixels of `_scanlines` of any number of images one after the other.
-
-    Pillow undoes the filters of all of them as of one tall image: asked for each image, it takes longer for everything
-    around the pixels than for the pixels.
-    """
-    size = (SIZE, len(lines) // len(_BLANK))
-    tall = Image.frombytes("L", size, zlib.compress(lines, 0), "zip", "L", 0) if lines else Image.new("L", size)
-    return np.asarray(tall).reshape(-1, 1 + SIZE, SIZE)[:, 1:].tobytes()
-
-
-# --- archives and folders ---------------------------------------------------------------------------------------------
-
-
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of each file in the archive or folder that is no bookkeeping, each at most MAX_MEMBER bytes."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: {_reason(error)}; expected a tar archive or a folder of PNGs") from None
-    if stat.S_ISDIR(mode):
-        return _members_of_folder(path)
-    if stat.S_ISREG(mode):
-        return _members_of_archive(path)
-    raise DataError(f"{path}: neither a file nor a folder; expected a tar archive or a folder of PNGs")
-
-
-def _members_of_folder(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Folders below are walked too. Links to files are followed, links to folders refused: they may go in circles."""
-
-    def refuse(error: OSError) -> NoReturn:
-        raise DataError(f"{error.filename}: cannot be read: {_reason(error)}") from None
-
-    for folder, subfolders, names in os.walk(path, onerror=refuse):
-        subfolders.sort()
-        links = [name for name in subfolders if os.path.islink(os.path.join(folder, name))]
-        if links:
-            raise DataError(f"{os.path.join(folder, links[0])}: is a link to a folder; expected files and folders")
-        for name in sorted(names):
-            if _BOOKKEEPING.fullmatch(name):
-                continue
-            member = os.path.join(folder, name)
-            if not os.path.isfile(member):
-                raise DataError(f"{member}: is not a regular file; expected PNGs")
-            try:
-                with open(member, "rb") as file:
-                    data = file.read(MAX_MEMBER + 1)
-            except OSError as error:
-                refuse(error)
-            if len(data) > MAX_MEMBER:
-                raise DataError(f"{member}: is over {MAX_MEMBER:,} bytes; a {SIZE}x{SIZE} PNG takes under 1,000")
-            yield f"{os.path.relpath(folder, path)}/{name}", data
-
-
-def _members_of_archive(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Nothing is extracted; links and devices are refused."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(6)
-        if not start:
-            raise DataError(f"{path}: is empty; expected a tar archive")
-        opener = next((opener for magic, opener in _CONTAINERS.items() if start.startswith(magic)), open)
-        with opener(path, "rb") as file:
-            for name, kind, data in _read_tar(file):
-                if kind == tarfile.DIRTYPE or _BOOKKEEPING.fullmatch(name.rpartition("/")[2]):
-                    continue
-                if kind not in _REGULAR:
-                    raise DataError(f"{path}: {_quote(name)} is a link, a device or sparse; expected a regular file")
-                yield name, data
-    except (ValueError, EOFError, OSError, MemoryError, zlib.error, lzma.LZMAError) as error:
-        expected = "expected a tar archive, plain or in gzip, bzip2 or xz"
-        raise DataError(f"{path}: is damaged or no archive: {_reason(error)}; {expected}") from None
-
-
-def _read_tar(file: BinaryIO) -> Iterator[tuple[str, bytes, bytes]]:
-    """Name, type and content of each member of an archive: USTAR, GNU or pax. Raises ValueError.
-
-    tarfile would do, were it not that it takes longer for a header than all else takes for an image, goes wherever
-    forged headers send it, and takes a damaged header for the end of the archive. This only ever goes forward.
-    Formats: POSIX.1-2017, pax, "Extended Description"; GNU tar's manual, "Basic Tar Format".
-    """
-    defaults, fields, long_name, position = {}, {}, None, 0
-    while any(header := _read(file, tarfile.BLOCKSIZE)):
-        try:
-            name, kind, size = _parse_header(header)
-        except ValueError:
-            raise ValueError(f"no valid header at byte {position:,} but {header[:8]!r}") from None
-        describes_next = kind in _DESCRIBES_NEXT
-        if not describes_next:
-            fields = defaults | fields
-            name, size = fields.get("path", long_name or name), int(fields.get("size", size))
-        if kind == tarfile.DIRTYPE:
-            size = 0  # what it claims is room for its entries
-        if not 0 <= size <= MAX_MEMBER:
-            raise ValueError(
-                f"{_quote(name)} claims {_shorten(f'{size:,}')} bytes; at most {MAX_MEMBER:,} can be right"
-            )
-        padded = size + -size % tarfile.BLOCKSIZE
-        position += tarfile.BLOCKSIZE + padded
-        if position > MAX_ARCHIVE:
-            raise ValueError(f"over {MAX_ARCHIVE:,} bytes, more than any MNIST archive")
-        data = _read(file, padded)[:size]
-        if not describes_next:
-            yield name, kind, data
-            fields, long_name = {}, None
-        elif kind == tarfile.GNUTYPE_LONGNAME:
-            long_name = _text(data)
-        elif kind == tarfile.XGLTYPE:
-            defaults |= _parse_pax(data)
-        elif kind != tarfile.GNUTYPE_LONGLINK:
-            fields = _parse_pax(data)
-    if any(file.read(MAX_MEMBER)) or file.read(1):
-        raise ValueError(f"it goes on behind its end at byte {position:,}")
-
-
-def _read(file: BinaryIO, size: int) -> bytes:
-    data = file.read(size)
-    if len(data) < size:
-        raise ValueError("cut off before its end")
-    return data
-
-
-def _parse_header(header: bytes) -> tuple[str, bytes, int]:
-    """Name, type and size of a member. Raises ValueError."""
-    checksum = header[148:156]  # summed up as if it were eight spaces
-    if _number(checksum) != sum(header) - sum(checksum) + 8 * ord(" "):
-        raise ValueError("wrong checksum")
-    name, kind = _text(header[:100]), header[156:157]
-    if header[257:263] == tarfile.POSIX_MAGIC[:6] and header[345]:  # GNU's headers hold something else there
-        name = f"{_text(header[345:500])}/{name}"
-    if kind == tarfile.AREGTYPE and name.endswith("/"):
-        kind = tarfile.DIRTYPE  # as it was before POSIX
-    return name, kind, _number(header[124:136])
-
-
-def _number(field: bytes) -> int:
-    """Octal digits, or behind a set first bit base 256, as GNU and others write what is too large for octal."""
-    if field[0] & 0x80:
-        return int.from_bytes(field[1:], "big")
-    return int(field.partition(b"\0")[0].strip() or b"0", 8)
-
-
-def _text(field: bytes) -> str:
-    """What stands before the first 0."""
-    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
-
-
-def _parse_pax(data: bytes) -> dict[str, str]:
-    """Records `length keyword=value` and a line feed, where length counts all of it. Raises ValueError."""
-    fields, start = {}, 0
-    while start < len(data):
-        record = _PAX_RECORD.match(data, start)
-        end = start + int(record[1]) if record else 0
-        if not record or not record.end() < end <= len(data):
-            raise ValueError("a damaged pax header")
-        fields[_text(record[2])] = _text(data[record.end() : end - 1])
-        start = end
-    return fields
-
-
-def _quote(name: str) -> str:
-    """A name as it can be shown: forged ones may be unprintable, or endless."""
-    return repr(_shorten(name))
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 100 else f"{text[:50]}...{text[-50:]}"
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def write_tar(path: str | Path, split: str, images: np.ndarray, labels: np.ndarray) -> None:
-    """Write uint8 (N, 28, 28) and (N,) as a tar of PNGs in the layout that `MNIST` reads, on disk before it returns.
-
-    Byte for byte the same on every machine: the headers carry no time and no owner, and the pixels are stored, not
-    compressed, because each version of zlib compresses in its own way.
-    """
+    images, labels = _checked(images, labels)
     with open(path, "wb") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
             folder = tarfile.TarInfo(f"{split}/")
             folder.type, folder.mode = tarfile.DIRTYPE, 0o755
             archive.addfile(folder)
-            for number, (image, label) in enumerate(zip(np.asarray(images), np.asarray(labels).tolist(), strict=True)):
-                data = encode_png(image)
+            for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+                data = io.BytesIO()
+                Image.fromarray(image).save(data, "png", compress_level=0)
                 member = tarfile.TarInfo(f"{split}/{number:05d}_{label}.png")
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
-                archive.members.clear()
+                member.size = data.tell()
+                data.seek(0)
+                archive.addfile(member, data)
+                archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
         file.flush()
         os.fsync(file.fileno())
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """A uint8 (H, W) image, up to 255x255, as a grayscale PNG whose pixels are one stored block (RFC 1951, 3.2.4)."""
-    height, width = image.shape
-    rows = np.pad(image, ((0, 0), (1, 0))).tobytes()  # each row behind a 0: no filter
-    block = struct.pack("<BHH", 1, len(rows), len(rows) ^ 0xFFFF) + rows  # 1: the last block, and stored
-    pixels = b"\x78\x01" + block + struct.pack(">I", zlib.adler32(rows))  # RFC 1950: header, data, checksum
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
-    return _PNG_SIGNATURE + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
+def _checked(images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Arrays that can be written. Raises TypeError, ValueError."""
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.dtype != np.uint8:
+        raise TypeError(f"images are {images.dtype}; expected uint8, 0 to 255")
+    if images.ndim != 3 or images.shape[1:] != (SIZE, SIZE):
+        raise ValueError(f"images have the shape {images.shape}; expected (N, {SIZE}, {SIZE})")
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"labels are {labels.dtype}; expected integers")
+    if labels.shape != images.shape[:1]:
+        raise ValueError(f"labels have the shape {labels.shape}; expected {images.shape[:1]}, one for each image")
+    if not 1 <= len(images) <= MAX_IMAGES:
+        raise ValueError(f"{len(images):,} images; expected 1 to {MAX_IMAGES:,}")
+    if labels.min() < 0 or labels.max() >= MAX_CLASSES:
+        raise ValueError(f"labels run from {labels.min()} to {labels.max()}; expected 0 to {MAX_CLASSES - 1} at most")
+    return np.ascontiguousarray(images), labels
+
+
+# --- images and labels of PNGs ----------------------------------------------------------------------------------------
+
+
+def _read_pngs(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `read_images`, of an archive or folder of PNGs."""
+    pixels, lines, numbers, labels = bytearray(), bytearray(), array("q"), bytearray()
+    by_folder = 0
+    for name, data in _members(path):
+        try:
+            number, label, from_folder = _number_and_label(name, classes)
+        except ValueError as error:
+            found = what_is(data[:START])
+            if found in (None, "a PNG", "a text"):
+                raise DataError(f"{printable(path)}: {quote(name)} {error}") from None
+            raise DataError(_not_a_png(path, name, found)) from None
+        if len(numbers) == MAX_IMAGES:
+            raise DataError(f"{printable(path)}: holds over {MAX_IMAGES:,} images, more than are read")
+        try:
+            lines += png.scanlines(data)
+        except png.PNGError as error:
+            raise DataError(_png_message(path, name, data, error)) from None
+        numbers.append(-1 if number is None else number)
+        labels.append(label)
+        by_folder += from_folder
+        if len(numbers) % UNFILTERED == 0:
+            pixels += png.unfilter(lines)
+            lines.clear()
+    if not numbers:
+        raise DataError(f"{printable(path)}: holds no images; expected PNGs named {{number}}_{{label}}.png, not hidden")
+    pixels += png.unfilter(lines)
+    images = np.frombuffer(pixels, np.uint8).reshape(-1, SIZE, SIZE)
+    targets = np.frombuffer(labels, np.uint8).astype(np.int64)
+    order = np.frombuffer(numbers, np.int64)
+    if order[0] >= 0 and (np.diff(order) > 0).all():
+        return images, targets
+    positions = order.argsort(kind="stable")
+    order = order[positions]
+    if order[0] < 0 or (np.diff(order) == 0).any():
+        positions = _positions_by_path(path, np.frombuffer(numbers, np.int64), by_folder)
+    return images[positions], targets[positions]
+
+
+def _number_and_label(name: str, classes: int) -> tuple[int | None, int, bool]:
+    """What a path says: `train/00000_5.png` is image 0, a five; so is `5/00000.png`, where the folder says the label.
+
+    Returns number (None if there is none), label, and whether only the folder says the label. Raises ValueError.
+    """
+    folder, _, file = name.rpartition("/")
+    folder = folder.rpartition("/")[2]
+    label_of_folder = int(folder) if _LABEL.fullmatch(folder) else None
+    found = _NAME.fullmatch(file)
+    if found and label_of_folder not in (None, int(found[2])):
+        raise ValueError(f"is labelled {int(found[2])} by its name and {label_of_folder} by its folder")
+    label = int(found[2]) if found else label_of_folder
+    expected = f"{{number}}_{{label}}.png, with {_labels(classes)}"
+    if label is None or not file.lower().endswith(".png"):
+        raise ValueError(f"is not named {expected}, nor lies in a folder of its label")
+    if label >= classes:
+        raise ValueError(f"is not named {expected}, but has label {label}")
+    found = found or _NUMBER.fullmatch(file)
+    return int(found[1]) if found else None, label, label_of_folder is not None
+
+
+def _labels(classes: int) -> str:
+    return f"a label from 0 to {classes - 1}"
+
+
+def _positions_by_path(path: Path, numbers: np.ndarray, by_folder: int) -> np.ndarray:
+    """The order of images that lie in folders of their label, by path. Raises DataError if others are among them."""
+    names = [name for name, _ in _members(path)]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    if len(names) != len(numbers):
+        raise DataError(f"{printable(path)}: changed while it was read")
+    if by_folder < len(names):
+        values, counts = np.unique(numbers[numbers >= 0], return_counts=True)
+        number = values[counts > 1][0] if (counts > 1).any() else -1
+        same = [quote(name) for name, other in zip(names, numbers, strict=True) if other == number][:2]
+        found = " and ".join(same) + (" have the same number" if number >= 0 else " have no number")
+        raise DataError(f"{printable(path)}: {found}; expected a number of its own for each image")
+    for one, other in itertools.pairwise(order):
+        if names[one] == names[other]:
+            raise DataError(f"{printable(path)}: {quote(names[one])} stands in it twice")
+    return np.array(order)
+
+
+def _png_message(path: Path, name: str, data: bytes, error: png.PNGError) -> str:
+    """What is said about a PNG that is not taken, with the line of Pillow that makes it one that is."""
+    found = what_is(data[:START])
+    if found != "a PNG" and not data.startswith(png.SIGNATURE):
+        return _not_a_png(path, name, found)
+    message = f"{printable(path)}: {quote(name)} {error}"
+    return message if error.conversion is None else message + _line(path, name, error.conversion, name)
+
+
+def _not_a_png(path: Path, name: str, found: str | None) -> str:
+    """What is said about a member that is something else."""
+    message = f"{printable(path)}: {quote(name)} is not a PNG" + (f" but {found}" if found else "")
+    if found in PICTURES:
+        conversion = f'{{image}}.convert("L").resize(({SIZE}, {SIZE}))'
+        return message + _line(path, name, conversion, re.sub(r"\.[^./]*$", "", name) + ".png")
+    return message
+
+
+def _line(path: Path, name: str, conversion: str, target: str) -> str:
+    """A line that converts a file by Pillow; of an archive, once it is unpacked."""
+    here, there = (os.path.join(path, file) if path.is_dir() else file for file in (name, target))
+    if len(here) > 2 * MAX_NAME:
+        return ""
+    opened = conversion.replace("{image}", f"Image.open({here!a})")
+    return f"\nto convert it: {opened}.save({there!a})"
+
+
+# --- archives and folders ---------------------------------------------------------------------------------------------
+
+
+def _is_idx(path: Path) -> bool:
+    try:
+        with Container(path) as file:
+            return idx.is_idx(file.start)
+    except (ValueError, OSError):
+        return False  # what is wrong with it is said where it is read
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Path and bytes of each file in the archive or folder that is no bookkeeping. Raises DataError."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise DataError(f"{printable(path)}: {reason(error)}; expected a tar archive or a folder of PNGs") from None
+    if stat.S_ISDIR(mode):
+        found = _members_of_folder(path)
+    elif stat.S_ISREG(mode):
+        found = _members_of_archive(path)
+    else:
+        raise DataError(f"{printable(path)}: neither a file nor a folder; expected a tar archive or a folder of PNGs")
+    others, images = 0, 0
+    for name, data in found:
+        others, images = others + (data is None), images + (data is not None)
+        if others > MAX_OTHERS + OTHERS_PER_IMAGE * images:
+            raise DataError(
+                f"{printable(path)}: holds over {MAX_OTHERS:,} headers, folders or files that are no images"
+            )
+        if data is not None:
+            yield name, data
+
+
+def _is_bookkeeping(name: str) -> bool:
+    """Whether a file is hidden, lies in a hidden folder, or is what systems and people put beside images."""
+    if name.startswith(".") or "/." in name:
+        folders = name.split("/")[:-1]
+        if any(folder.startswith(".") and folder not in (".", "..") for folder in folders):
+            return True
+    return _BOOKKEEPING.fullmatch(name.rpartition("/")[2]) is not None
+
+
+def _members_of_folder(path: Path) -> Iterator[tuple[str, bytes | None]]:
+    """Path and bytes of each file, None for what is no image; folders below are walked too, sorted by name.
+
+    Links to files are followed, links to folders refused: they may go in circles.
+    """
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(path / folder) as entries:
+                listed = [entry for entry, _ in zip(entries, range(MAX_IMAGES + MAX_OTHERS), strict=False)]
+        except OSError as error:
+            raise DataError(f"{printable(path / folder)}: cannot be read: {reason(error)}") from None
+        below = []
+        for entry in sorted(listed, key=lambda entry: entry.name):
+            name = f"{folder}{entry.name}"
+            where = printable(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                yield name, None
+                if not entry.name.startswith("."):
+                    below.append(f"{name}/")
+            elif _BOOKKEEPING.fullmatch(entry.name):
+                yield name, None
+            elif entry.is_dir():
+                raise DataError(f"{where}: is a link to a folder; expected files and folders")
+            elif not entry.is_file():
+                raise DataError(f"{where}: is not a regular file; expected PNGs")
+            else:
+                try:
+                    with open_regular(Path(entry.path)) as file:
+                        data = file.read(MAX_MEMBER + 1)
+                except OSError as error:
+                    raise DataError(f"{where}: cannot be read: {reason(error)}") from None
+                if len(data) > MAX_MEMBER:
+                    raise DataError(f"{where}: is over {MAX_MEMBER:,} bytes; a {SIZE}x{SIZE} PNG takes under 1,000")
+                yield name, data
+        if below and folder.count("/") >= MAX_DEPTH:
+            raise DataError(f"{printable(shorten(str(path / folder)))}: folders lie over {MAX_DEPTH} deep")
+        folders += reversed(below)
+
+
+def _members_of_archive(path: Path) -> Iterator[tuple[str, bytes | None]]:
+    """Path and bytes of each file, None for what is no image. Nothing is extracted; links and devices are refused."""
+    found, foreign = None, True
+    try:
+        with Container(path) as file:
+            found = what_is(file.start)
+            if found and file.start and file.compression:
+                found += f" in {file.compression}"
+            for name, data in _read_tar(path, file):
+                foreign = False
+                yield name, data
+    except (ValueError, OSError, MemoryError) as error:
+        if found == "empty":
+            said = "is empty; expected a tar archive"
+        elif foreign and found and not found.startswith("a tar archive"):
+            said = f"is no archive that can be read here but {found}; {_EXPECTED}"
+        else:
+            said = f"is damaged or no archive: {reason(error)}; {_EXPECTED}"
+        raise DataError(f"{printable(path)}: {said}") from None
+
+
+def _read_tar(path: Path, file: Container) -> Iterator[tuple[str, bytes | None]]:
+    """Path and bytes of each member of a tar, USTAR, GNU or pax; None for headers, folders and bookkeeping.
+
+    tarfile parses the headers. Its TarFile is not used: it takes a damaged header for the end of the archive, follows
+    headers about headers by recursion, and its time for a pax header grows with the square of what that holds.
+    Raises ValueError where the tar is damaged, DataError on members that are no files.
+    """
+    fields: dict[str, str] = {}  # of the pax header before a member
+    long_name, described = None, set()
+    while any(header := file.read_exactly(tarfile.BLOCKSIZE)):
+        try:
+            member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        except tarfile.HeaderError:
+            position = file.position - tarfile.BLOCKSIZE
+            raise ValueError(f"no valid header at byte {position:,} but {header[:8]!r}") from None
+        if member.type in _DESCRIBES_NEXT:
+            data = _content(file, member.name, member.size)
+            kind = tarfile.XHDTYPE if member.type == tarfile.SOLARIS_XHDTYPE else member.type
+            if kind in described:
+                raise ValueError(f"two headers of type {kind.decode()!r} before one member")
+            described.add(kind)
+            if kind == tarfile.GNUTYPE_LONGNAME:
+                long_name = data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+            elif kind == tarfile.XHDTYPE:
+                fields = _parse_pax(data)
+            elif kind == tarfile.XGLTYPE and _parse_pax(data):
+                raise ValueError("one name, size or map for all members, in a global pax header")
+            yield "", None
+            continue
+        name, size = fields.pop("path", long_name or member.name), int(fields.pop("size", member.size))
+        if long_name not in (None, name):
+            raise ValueError(f"{quote(name)} is named {quote(long_name or '')} too")
+        if len(name) > MAX_NAME:
+            raise ValueError(f"{quote(name)} is a name of {len(name):,} characters; at most {MAX_NAME} are read")
+        if member.type == tarfile.DIRTYPE:
+            yield name, None  # the size that it claims is room for its entries
+        elif member.type in _FOLDERS or (member.type in _REGULAR and _is_bookkeeping(name)):
+            _skip(file, name, size)
+            yield name, None
+        elif member.type in _REGULAR and not fields:
+            yield name, _content(file, name, size)
+        else:
+            found = f"{quote(name)} is a link, a device or sparse; expected a regular file"
+            raise DataError(f"{printable(path)}: {found}")
+        fields, long_name = {}, None
+        described.clear()
+    position = file.position - tarfile.BLOCKSIZE
+    if file.read(MAX_MEMBER).strip(b"\0") or file.read(1):
+        raise ValueError(f"it goes on behind its end at byte {position:,}")
+
+
+def _content(file: Container, name: str, size: int) -> bytes:
+    """What a member holds, which fills whole blocks. Raises ValueError."""
+    if not 0 <= size <= MAX_MEMBER:
+        raise ValueError(f"{quote(name)} claims {shorten(f'{size:,}')} bytes; at most {MAX_MEMBER:,} can be right")
+    return file.read_exactly(size + -size % tarfile.BLOCKSIZE)[:size]
+
+
+def _skip(file: Container, name: str, size: int) -> None:
+    """Go past what a member holds. Raises ValueError."""
+    if size < 0:
+        raise ValueError(f"{quote(name)} claims {shorten(f'{size:,}')} bytes")
+    size += -size % tarfile.BLOCKSIZE
+    while size:
+        size -= len(file.read_exactly(min(size, MAX_MEMBER)))
+
+
+def _parse_pax(data: bytes) -> dict[str, str]:
+    """What matters here of records `length keyword=value` and a line feed: path, size, and that a member is sparse.
+
+    Length counts all of the record (POSIX.1-2017, pax, "pax Extended Header"). Raises ValueError.
+    """
+    fields: dict[str, str] = {}
+    start = 0
+    for _ in range(MAX_RECORDS):
+        if start == len(data):
+            return fields
+        record = _PAX_RECORD.match(data, start)
+        end = start + int(record[1]) if record else 0
+        if not record or not record.end() < end <= len(data):
+            raise ValueError("a damaged pax header")
+        keyword = record[2].decode("utf-8", "surrogateescape")
+        if keyword in ("path", "size") or keyword.startswith("GNU.sparse."):
+            fields[keyword] = data[record.end() : end - 1].decode("utf-8", "surrogateescape")
+        start = end
+    raise ValueError(f"a pax header of over {MAX_RECORDS} records")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from support import files
-from support.archive import DataError, _reason, write_tar
+from support.archive import DataError, write_tar
+from support.container import reason
 
 STALLED = 10  # seconds in which a download may bring nothing before it is given up
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
@@ -72,7 +73,7 @@ def download(folder: Path) -> None:
     except ConnectionError:
         raise
     except OSError as error:
-        raise DataError(f"{folder}: MNIST cannot be written there: {_reason(error)}") from None
+        raise DataError(f"{folder}: MNIST cannot be written there: {reason(error)}") from None
 
 
 def _tars(folder: Path) -> list[Path]:
@@ -108,7 +109,7 @@ def _fetch(folder: Path) -> list[Any]:
             try:
                 fetched.extend([source(folder, train=True, download=True), source(folder, train=False)])
             except Exception as error:
-                failures.append(f"{mirror}: {_reason(error).strip().splitlines()[-1]}")
+                failures.append(f"{mirror}: {reason(error).strip().splitlines()[-1]}")
             else:
                 return
 
