@@ -7,6 +7,7 @@ is marked `@styled`: it then gives the same figure whatever the user's own matpl
 import logging
 import math
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial, wraps
@@ -57,7 +58,7 @@ MODELS: dict[str, dict[str, Any]] = {  # augmented runs are dashed
     "lenet_bn": {"color": "#009e73", "marker": "s"},
     "mlp": {"color": "#cc79a7", "marker": "^"},
 }
-OTHER_MODEL: dict[str, Any] = {"color": "#e69f00", "marker": "D"}
+OTHER_COLORS, OTHER_MARKERS = ("#e69f00", "#56b4e9", "#0072b2", "#d55e00"), "DvP<X>*"  # of networks of one's own
 PALE, BAND = "#b0b0b0", 0.2  # colour of what stands back; opacity of a band
 SMALL = 8  # points; text inside of a picture
 PANEL = (5.6, 4.2)  # inches, width and height of one panel of curves
@@ -85,7 +86,7 @@ class Curve(NamedTuple):
 
 @contextmanager
 def in_style(**changes: Any) -> Iterator[None]:
-    """Matplotlib's defaults and STYLE in place of the user's settings; no warnings of letters and fonts there are not."""
+    """Matplotlib's defaults and STYLE in place of the user's settings; no warnings of letters that no font has."""
     fonts = logging.getLogger("matplotlib.font_manager")
     level = fonts.level
     try:
@@ -162,7 +163,10 @@ def figure_name(model: str, augment: bool) -> str:
 
 
 def line_style(model: str, augment: bool) -> dict[str, Any]:
-    return {**MODELS.get(model, OTHER_MODEL), "linestyle": "--" if augment else "-"}
+    number = zlib.crc32(model.encode(errors="replace"))  # a network of one's own looks the same in all figures
+    colors, markers = OTHER_COLORS, OTHER_MARKERS
+    other = {"color": colors[number % len(colors)], "marker": markers[number % len(markers)]}
+    return {**MODELS.get(model, other), "linestyle": "--" if augment else "-"}
 
 
 def model_order(model: str) -> tuple[int, str]:
@@ -230,7 +234,7 @@ def draw_curves(axes: Axes, curves: list[Curve], metric: str, images: int) -> No
 
 def epoch_axis(axes: Axes, epochs: int) -> None:
     axes.set_xlim(0.5, epochs + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     axes.set_xlabel("epoch")
 
 
