@@ -11,10 +11,9 @@ leaves result_plot/NAME.json, NAME.npz and NAME.png at its end. `plot.py` draws 
 
 import argparse
 import copy
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,10 +30,9 @@ import plot
 from dataset import MNIST, MNIST_SHA256, ROTATION, SMALLEST_CROP, TRANSLATION, draw_affine, warp
 from model import MODELS, LeNet5, count_parameters, describe
 from support import checkpoint, history, processes, result
-from support.checkpoint import RunFiles
+from support.checkpoint import RunFiles, State
 from support.command import (
     Parser,
-    Stopped,
     UserError,
     number,
     printable,
@@ -45,9 +43,11 @@ from support.command import (
     warn,
 )
 from support.data_warnings import doubts
+from support.divergence import check_finite
 from support.download import Source, find_data
 from support.fast_layers import use_fast_layers
 from support.history import History, epochs_done
+from support.observer import Observer
 
 # The recipe, one for all networks. It was chosen on the last 10,000 training images, held out: benchmarks/tuning.md.
 EPOCHS = 50
@@ -65,21 +65,6 @@ CLASSES = 10
 TEST_BATCH = 1000  # only a matter of speed and memory: what is measured does not depend on it
 DEFAULTS = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "lr": LEARNING_RATE, "weight_decay": WEIGHT_DECAY}
 DEFAULTS |= {"classes": CLASSES, "seed": 0}  # a run's name says what differs from these
-
-Observer = Callable[[nn.Module, nn.Module, MNIST], dict[str, float]]
-Conclusion = Callable[[nn.Module, MNIST], dict[str, float]]
-
-
-class DivergedError(Exception):
-    """The loss is no longer finite. The message says at which step."""
-
-
-class StopEarly(Exception):
-    """An observer ends the run after this epoch; `figures` are those that it would have returned."""
-
-    def __init__(self, **figures: float) -> None:
-        super().__init__("stopped early")
-        self.figures = figures
 
 
 # --- an epoch ---------------------------------------------------------------------------------------------------------
@@ -113,11 +98,7 @@ def train(
         correct.append((logits.argmax(1) == labels).sum())
         count += len(labels)
     mean_loss, accuracy = processes.mean_over_processes(losses, correct, count)
-    if not math.isfinite(mean_loss):
-        finite = [bool(loss.isfinite()) for loss in losses]
-        raise DivergedError(
-            f"step {(finite.index(False) if False in finite else len(losses) - 1) + 1} of {len(losses)}"
-        )
+    check_finite(mean_loss, scheduler, len(losses), losses)
     return mean_loss, accuracy
 
 
@@ -211,18 +192,10 @@ class Training(NamedTuple):
         return {name: getattr(self, name) for name in ("network", "average", "optimizer", "scheduler")}
 
 
-def run(
-    arguments: argparse.Namespace,
-    observe: Observer | None = None,
-    conclude: Conclusion | None = None,
-    pictures: bool = True,
-) -> History:
+def run(arguments: argparse.Namespace, observer: Observer = Observer()) -> History:  # noqa: B008 - it holds nothing
     """Train and test one network for `arguments.epochs` epochs, and keep its result; returns the history.
 
-    observe(network, average, train_set), if given, is called before the first epoch and after every epoch; its figures
-    are kept in the history, as `initial_NAME` and as a list each. It may raise StopEarly, must draw no random numbers,
-    and leave the networks as they were. conclude(average, test_set) is called at the end; its figures are kept, too.
-    pictures: whether images are kept beside the figures. Raises UserError, OSError, Stopped.
+    Raises UserError, OSError where something cannot be written, Stopped where a signal asked for it.
     """
     device = processes.choose_device(arguments.device)
     with processes.process_group(device), signals_leave_word(), ExitStack() as stack:
@@ -240,25 +213,21 @@ def run(
         introduce(record, layers, training, source)
         if arguments.dry_run:
             return dry_run(training, record)
-        if observe and not state:
-            figures = observe(training.network, training.average, train_set)
-            record |= {f"initial_{name}": figure for name, figure in figures.items()}
-        with saying_how_to_go_on(arguments, record, place):
+        if not state:
+            record |= observer.before_training(training.network, training.average, train_set)
+        with checkpoint.saying_how_to_resume(place, record, arguments.command):
             for epoch in range(epochs_done(record) + 1, arguments.epochs + 1):
-                figures, ended = train_and_test(training, epoch, arguments), False
-                try:
-                    figures |= observe(training.network, training.average, train_set) if observe else {}
-                except StopEarly as stop:
-                    figures, ended = figures | stop.figures, True
+                figures = train_and_test(training, epoch, arguments)
+                figures |= observer.after_epoch(training.network, training.average, train_set)
                 history.add_epoch(record, figures)
                 if processes.is_first():
                     checkpoint.save_checkpoint(place, training.saved(), record)
-                    say(epoch_line(record))
-                if ended:
+                    say(history.epoch_line(record))
+                if observer.stop:
                     break
-            record |= conclude(training.average, test_set) if conclude else {}
+            record |= observer.after_training(training.average, test_set)
             if processes.is_first():
-                finish(place, training, record, pictures)
+                finish(place, training, record, observer.pictures)
             processes.wait_for_all()  # nobody leaves while the first process still writes
     return record
 
@@ -290,7 +259,7 @@ def make_training(arguments: argparse.Namespace, network: nn.Module, train_set: 
 
 
 def train_and_test(training: Training, epoch: int, arguments: argparse.Namespace) -> dict[str, float]:
-    """One epoch, counted from 1; its figures by their names in the history. Raises DivergedError."""
+    """One epoch, counted from 1; its figures by their names in `history.LISTS`. Raises DivergedError."""
     network, shared, average, optimizer, scheduler, train_set, batches, test_set = training
     started, rate = time.perf_counter(), scheduler.get_last_lr()[0]
     seed_epoch(arguments.seed, epoch)
@@ -300,15 +269,10 @@ def train_and_test(training: Training, epoch: int, arguments: argparse.Namespace
     train_set.augment = False
     complete_average(average, network, train_set)
     test_loss, test_accuracy = test(average, test_set)
-    if not math.isfinite(test_loss):  # the last step broke what all others had left whole
-        raise DivergedError(f"step {len(batches)} of {len(batches)}")
-    figures: dict[str, float] = {"train_loss": train_loss, "train_accuracy": train_accuracy}
-    figures |= {"test_loss": test_loss, "test_accuracy": test_accuracy, "seconds": time.perf_counter() - started}
-    return figures | {
-        "learning_rate": rate,
-        "threads": torch.get_num_threads(),
-        "processes": processes.world_size(),
-    }
+    check_finite(test_loss, scheduler, len(batches))  # the last step may break what all others had left whole
+    measured = (train_loss, train_accuracy, test_loss, test_accuracy, time.perf_counter() - started)
+    used = (float(rate), torch.get_num_threads(), processes.world_size())
+    return dict(zip(history.LISTS, measured + used, strict=True))
 
 
 def seed_epoch(seed: int, epoch: int) -> None:
@@ -345,9 +309,7 @@ def data_name(train_set: MNIST, test_set: MNIST, source: Source) -> str:
     return "MNIST" if digests == MNIST_SHA256 else source.folder.resolve().name
 
 
-def open_run(
-    stack: ExitStack, arguments: argparse.Namespace, record: History
-) -> tuple[RunFiles, checkpoint.State | None]:
+def open_run(stack: ExitStack, arguments: argparse.Namespace, record: History) -> tuple[RunFiles, State | None]:
     """Hold the run's name, and read what --resume goes on from. Raises UserError where something would be lost."""
     place = RunFiles(record["name"], Path(arguments.output_dir), Path(arguments.checkpoint_dir))
     if arguments.resume:
@@ -370,25 +332,6 @@ def dry_run(training: Training, record: History) -> History:
     return record
 
 
-@contextmanager
-def saying_how_to_go_on(arguments: argparse.Namespace, record: History, place: RunFiles) -> Iterator[None]:
-    """Where the run ends early, say why and what to type. Raises UserError in place of DivergedError."""
-    try:
-        yield
-    except DivergedError as error:
-        shrinks = arguments.lr * arguments.weight_decay < 1  # else a step takes away the weights themselves, or more
-        raise UserError(
-            f"the loss is no longer finite: epoch {epochs_done(record) + 1}, {error}\n"
-            f"try a lower {'--lr' if shrinks else '--weight-decay'}; {printable(place.checkpoint)} keeps the "
-            f"{epochs_done(record)} epochs before it"
-        ) from None
-    except Stopped:
-        if processes.is_first():
-            with suppress(Stopped, OSError):  # the reader may be what is gone
-                say(checkpoint.how_to_resume(place, record, arguments.command))
-        raise
-
-
 # --- what it prints and keeps -----------------------------------------------------------------------------------------
 
 
@@ -402,23 +345,8 @@ def introduce(record: History, layers: str, training: Training, source: Source) 
     say(layers)
     if epochs_done(record):
         say(f"going on behind epoch {epochs_done(record)} of {record['epochs']}")
-    if source.why_sample:
-        count = len(train_set) + len(test_set)
-        warn(f"THIS IS NOT MNIST but the bundled sample of {count:,} digits: {source.why_sample}.")
-        warn("Its figures mean little. For MNIST, put train.tar and test.tar in data/ or name their --data-dir.")
-    for doubt in doubts((train_set.images, train_set.labels), (test_set.images, test_set.labels), record["classes"]):
+    for doubt in doubts(source.why_sample, train_set, test_set):
         warn(doubt)
-
-
-def epoch_line(record: History) -> str:
-    """The last epoch in one line, aligned, each figure behind its name."""
-    epochs, figures = str(record["epochs"]), {metric: record[metric][-1] for metric in history.METRICS}
-    return (
-        f"epoch {epochs_done(record):>{len(epochs)}}/{epochs}"
-        f"  train loss {figures['train_loss']:.4f}  train accuracy {figures['train_accuracy']:7.2%}"
-        f"  test loss {figures['test_loss']:.4f}  test accuracy {figures['test_accuracy']:7.2%}"
-        f"  {figures['seconds']:5.1f} s"
-    )
 
 
 def finish(place: RunFiles, training: Training, record: History, pictures: bool) -> None:
@@ -429,7 +357,7 @@ def finish(place: RunFiles, training: Training, record: History, pictures: bool)
         arrays |= result.pictures(training.average, test_set.images, arrays)
     if pictures and record["augment"]:
         seed_epoch(record["seed"], 0)
-        arrays |= result.draws(train_set.images, train_set.labels, record["classes"], warp_at_random)
+        arrays |= result.draws(train_set, lambda images: warp(images, draw_affine(len(images))))
     checkpoint.save_result(place, training.average, record, arrays)
     drawn = pictures and result.save_picture(
         place, lambda file: plot.save(plot.draw_run(record), file, record["digest"])
@@ -438,59 +366,44 @@ def finish(place: RunFiles, training: Training, record: History, pictures: bool)
     say(history.summary(record) + (f"\nplot                   {printable(place.result('.png'))}" if drawn else ""))
 
 
-def warp_at_random(images: Tensor) -> Tensor:
-    """Images (B, 1, 28, 28) as the augmentation at full strength draws them."""
-    return warp(images, draw_affine(len(images)))
-
-
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = Parser(
-        description="Train a network on MNIST; print loss and accuracy for train and test after every epoch.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = Parser(description="Train a network on MNIST; print loss and accuracy for train and test, epoch by epoch.")
     add = parser.add_argument
-    add("--model", choices=MODELS, help="the network", default=argparse.SUPPRESS)
+    add("--model", choices=MODELS, help="the network")
     add("--augment", action="store_true", help="rotate, translate and crop the training images")
-    add("--epochs", type=number(int, 1, 10**6), default=EPOCHS, help="passes over the training set")
-    add("--batch-size", type=number(int, 1, 10**6), default=BATCH_SIZE, help="images a step, over all processes")
-    add("--lr", type=number(float, 0, above=True), default=LEARNING_RATE, help="highest learning rate")
-    add("--weight-decay", type=number(float, 0), default=WEIGHT_DECAY, help="L2 penalty of SGD")
-    add("--classes", type=number(int, 2, 256), default=CLASSES, help="labels run from 0 to one less")
-    add("--seed", type=number(int, 0, 2**63 - 1), default=0, help="of first weights, order and augmentation")
-    add("--threads", type=number(int, 1, 1024), help="of the CPU (default: all its cores)", default=argparse.SUPPRESS)
-    add(
-        "--device",
-        choices=("auto", "cuda", "mps", "cpu"),
-        default="auto",
-        help="where to train; auto: the first there is",
-    )
-    add("--data-dir", help="folder of the data (default: data, which a download fills)", default=argparse.SUPPRESS)
-    add("--output-dir", default="result_plot", help="folder for the history and the plots")
-    add("--checkpoint-dir", default="checkpoints", help="folder for checkpoints and weights")
-    add("--name", help="of the run and its files (default: what differs from the defaults)", default=argparse.SUPPRESS)
+    add("--epochs", type=number(int, 1, 10**6), default=EPOCHS, help=f"passes over the training set ({EPOCHS})")
+    add("--batch-size", type=number(int, 1, 10**6), default=BATCH_SIZE, help=f"of all processes ({BATCH_SIZE})")
+    add("--lr", type=number(float, 0, above=True), default=LEARNING_RATE, help=f"at its highest ({LEARNING_RATE})")
+    add("--weight-decay", type=number(float, 0), default=WEIGHT_DECAY, help=f"L2 penalty of SGD ({WEIGHT_DECAY})")
+    add("--classes", type=number(int, 2, 256), default=CLASSES, help=f"labels run from 0 to one less ({CLASSES})")
+    add("--seed", type=number(int, 0, 2**63 - 1), default=0, help="of first weights, order and augmentation (0)")
+    add("--threads", type=number(int, 1, 1024), help="of the CPU (all its cores)")
+    add("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="auto: the first that is there")
+    add("--data-dir", help="folder of the data (data, which a download fills)")
+    add("--output-dir", default="result_plot", help="folder for histories and plots (result_plot)")
+    add("--checkpoint-dir", default="checkpoints", help="folder for checkpoints and weights (checkpoints)")
+    add("--name", help="of the run and its files (the model and what differs from the defaults)")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with the unfinished run of this name")
     again.add_argument("--restart", action="store_true", help="throw away what there is of this name")
     add("--dry-run", action="store_true", help="check everything, train one step, write nothing")
     add("--test-only", action="store_true", help="only print loss and accuracy of --weights on the test set")
-    add("--weights", help="weights of a finished run, for --test-only", default=argparse.SUPPRESS)
+    add("--weights", metavar="FILE", help="weights of a finished run, for --test-only")
     arguments = parser.parse_args(argv)
-    for option in ("model", "threads", "data_dir", "name", "weights"):
-        setattr(arguments, option, getattr(arguments, option, None))
     if arguments.test_only != (arguments.weights is not None):
         parser.error("--test-only and --weights FILE belong together")
     if not arguments.test_only and arguments.model is None:
         parser.error(f"--model: expected one of {', '.join(MODELS)}")
     if arguments.name is not None and not history.is_name(arguments.name):
-        parser.error(f"--name {arguments.name}: expected letters, digits, dots, underlines, hyphens, at most 100")
+        parser.error(f"--name {arguments.name}: expected at most 100 letters, digits, dots, underlines and hyphens")
     arguments.command = processes.command_line(argv)
     return arguments
 
 
-def restore_network(state: checkpoint.State, path: Path) -> nn.Module:
+def restore_network(state: State, path: Path) -> nn.Module:
     """The network of `checkpoint.read_weights(path)`, in evaluation mode. Raises UserError."""
     if state["model"] not in MODELS:
         raise UserError(
@@ -511,13 +424,8 @@ def test_only(arguments: argparse.Namespace) -> None:
     say(f"test loss {loss:.4f}  test accuracy {accuracy:.2%}")
 
 
-def main(
-    argv: list[str] | None = None,
-    observe: Observer | None = None,
-    conclude: Conclusion | None = None,
-    pictures: bool = True,
-) -> None:
-    """Run the command line. Raises SystemExit for whatever ends it early, with the status of `run_command`."""
+def main(argv: list[str] | None = None, observer: Observer = Observer()) -> None:  # noqa: B008
+    """Run the command line. Raises SystemExit for whatever ends it early, with a status as `run_command` gives it."""
 
     def action() -> None:
         arguments = parse_arguments(argv)
@@ -526,7 +434,7 @@ def main(
         if arguments.test_only:
             test_only(arguments)
         else:
-            run(arguments, observe, conclude, pictures)
+            run(arguments, observer)
 
     run_command(action)
 

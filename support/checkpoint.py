@@ -10,8 +10,8 @@ It knows nothing of the recipe: what decides whether two runs are the same stand
 import re
 import shlex
 import zipfile
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from support import files
-from support.command import UserError, printable
+from support.command import Stopped, UserError, printable, say
 from support.history import (
     ENDINGS,
     LISTS,
@@ -33,6 +33,7 @@ from support.history import (
     write_arrays,
     write_history,
 )
+from support.processes import is_first
 
 State = dict[str, Any]
 LARGEST_CHECKPOINT = 2**30  # bytes, unpacked: a thousand times what these networks take
@@ -141,8 +142,19 @@ def check_nothing_is_lost(run: RunFiles, history: History) -> None:
             )
 
 
-def how_to_resume(run: RunFiles, history: History, command: list[str]) -> str:
-    """What to say where a run was stopped. command: the words that started it."""
+@contextmanager
+def saying_how_to_resume(run: RunFiles, history: History, command: list[str]) -> Iterator[None]:
+    """Where a signal stops the run, the first process says what is saved and what to type. command: what started it."""
+    try:
+        yield
+    except Stopped:
+        with suppress(Stopped, OSError):  # the reader may be what is gone
+            if is_first():
+                say(_how_to_resume(run, history, command))
+        raise
+
+
+def _how_to_resume(run: RunFiles, history: History, command: list[str]) -> str:
     done = epochs_done(history)
     if not done:
         return "\nstopped before the first epoch was complete: nothing is saved"

@@ -1,20 +1,35 @@
 """What looks wrong about data that load: said once, in a line each, before they are trained on."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 
-def doubts(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: int) -> list[str]:
-    """Warnings about images uint8 (N, 28, 28) and labels int64 (N,) of both sets, on any device."""
-    found = []
-    for split, (images, labels) in (("training", train), ("test", test)):
-        counts = labels.bincount(minlength=classes).tolist()
-        if absent := [str(label) for label, count in enumerate(counts) if count == 0]:
+class Images(Protocol):
+    """A data set: images uint8 (N, 28, 28) and labels int64 (N,), on any device; the names of its classes."""
+
+    images: Tensor
+    labels: Tensor
+    classes: list[str]
+
+
+def doubts(why_sample: str | None, train_set: Images, test_set: Images) -> list[str]:
+    """Warnings about both sets. why_sample: why they are the bundled sample, if they are."""
+    found, counts = [], [len(one.labels) for one in (train_set, test_set)]
+    if why_sample:
+        found.append(f"THIS IS NOT MNIST but the bundled sample of {sum(counts):,} digits: {why_sample}.")
+        found.append(
+            "Its figures mean little. For MNIST, put train.tar and test.tar in data/ or name their --data-dir."
+        )
+    for split, one in (("training", train_set), ("test", test_set)):
+        there = one.labels.bincount(minlength=len(one.classes)).tolist()
+        if absent := [name for name, count in zip(one.classes, there, strict=True) if count == 0]:
             found.append(f"the {split} set holds no {', '.join(absent)}")
-        found += [f"the {split} set: {problem}" for problem in _odd_pixels(images)]
-    if len(test[1]) > len(train[1]):
-        found.append(f"the test set ({len(test[1]):,}) is larger than the training set ({len(train[1]):,}): swapped?")
-    if all(torch.equal(one, other) for one, other in zip(train, test, strict=True)):
+        found += [f"the {split} set: {problem}" for problem in _odd_pixels(one.images)]
+    if counts[1] > counts[0]:
+        found.append(f"the test set ({counts[1]:,}) is larger than the training set ({counts[0]:,}): swapped?")
+    if torch.equal(train_set.images, test_set.images) and torch.equal(train_set.labels, test_set.labels):
         found.append("the test set is the training set: its figures say nothing about new images")
     return found
 
@@ -22,8 +37,8 @@ def doubts(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: i
 def _odd_pixels(images: Tensor) -> list[str]:
     highest = int(images.max())
     if highest <= 1:
-        return [f"the brightest pixel is {highest}, not 255: were the values scaled to [0, 1]? The networks see black"]
+        return [f"its brightest pixel is {highest}, not 255; were the values scaled to [0, 1]? The networks see black"]
     border = torch.cat([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], 1)
     if border.float().mean() > 127:  # MNIST's border is 0
-        return ["the images are dark on light, the reverse of MNIST's light on dark: was that meant?"]
+        return ["its images are dark on light, the reverse of MNIST's; was that meant?"]
     return []

@@ -104,6 +104,17 @@ def add_epoch(history: History, figures: dict[str, float]) -> None:
         history.setdefault(name, []).append(figure)
 
 
+def epoch_line(history: History) -> str:
+    """The last epoch in one line, aligned, each figure behind its name."""
+    epochs, figures = str(history["epochs"]), {metric: history[metric][-1] for metric in METRICS}
+    return (
+        f"epoch {epochs_done(history):>{len(epochs)}}/{epochs}"
+        f"  train loss {figures['train_loss']:.4f}  train accuracy {figures['train_accuracy']:7.2%}"
+        f"  test loss {figures['test_loss']:.4f}  test accuracy {figures['test_accuracy']:7.2%}"
+        f"  {figures['seconds']:5.1f} s"
+    )
+
+
 def summary(history: History) -> str:
     """The best and the last epoch on the test set, in three lines."""
     loss, accuracy = np.array(history["test_loss"]), np.array(history["test_accuracy"])

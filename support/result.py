@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -32,13 +32,13 @@ def pictures(network: nn.Module, images: Tensor, arrays: dict[str, np.ndarray]) 
     return found
 
 
-def draws(images: Tensor, labels: Tensor, classes: int, warp: Callable[[Tensor], Tensor]) -> dict[str, np.ndarray]:
+def draws(dataset: Any, warp: Callable[[Tensor], Tensor]) -> dict[str, np.ndarray]:
     """The first image of each class, blank where there is none, and what `warp` makes of its copies (B, 1, 28, 28)."""
-    originals = torch.zeros(classes, *images.shape[1:], dtype=torch.uint8)
-    for label in labels.unique().tolist():
-        originals[label] = images[labels == label][0].cpu()
+    originals = torch.zeros(len(dataset.classes), *dataset.images.shape[1:], dtype=torch.uint8)
+    for label in dataset.labels.unique().tolist():
+        originals[label] = dataset.images[dataset.labels == label][0].cpu()
     warped = warp(originals.repeat_interleave(history.DRAWS, 0)[:, None].float()).round().byte()
-    return {"originals": originals.numpy(), "warped": warped.view(classes, history.DRAWS, *images.shape[1:]).numpy()}
+    return {"originals": originals.numpy(), "warped": warped.view(-1, history.DRAWS, *originals.shape[1:]).numpy()}
 
 
 def save_picture(run: RunFiles, draw: Callable[[BinaryIO], object]) -> bool:
