@@ -47,13 +47,17 @@ def lines(runs: list[Run]) -> dict[str, list[Run]]:
     """The runs of each line, by its label: the configuration, and in what it differs from others of the same."""
     named: dict[str, list[Run]] = {}
     for group in group_by(in_order(runs), configuration).values():
-        variants = group_by(group, lambda run: (*(run.history.get(name) for name in SHARED), epochs_done(run.history)))
+        variants = group_by(group, lambda run: (*(_setting(run, name) for name in SHARED), epochs_done(run.history)))
         for alike in variants.values():
             history = alike[0].history
             words = [name_of(history)]
             for name in SHARED:
-                if len({run.history.get(name) for run in group}) > 1 and not name.endswith("sha256"):
-                    words.append(f"{name.replace('_', ' ')} {_in_words(history.get(name))}")
+                if len({_setting(run, name) for run in group}) > 1 and not name.endswith("sha256"):
+                    value = _setting(alike[0], name)
+                    number = (
+                        f"{value:g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+                    )
+                    words.append(f"{name.replace('_', ' ')} {readable(str(number))}")
             if epochs_done(history) < history["epochs"]:
                 words.append(end_of(history))
             label = ", ".join(words)
@@ -61,8 +65,9 @@ def lines(runs: list[Run]) -> dict[str, list[Run]]:
     return named
 
 
-def _in_words(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, int | float) else readable(str(value))
+def _setting(run: Run, name: str) -> bool | int | float | str:
+    value = run.history.get(name)
+    return value if isinstance(value, int | float) else str(value)
 
 
 def is_same(run: Run, other: Run) -> bool:
@@ -81,8 +86,7 @@ def test_set(runs: list[Run]) -> str:
 
 def comparable(runs: list[Run]) -> list[Run]:
     """The most runs of two or more configurations that share data and settings; nothing if there are none."""
-    names = [name for name in SETTINGS if name not in ("model", "data", "augment", "seed")]
-    names += ["train_sha256", "test_sha256"]
-    groups = group_by(in_order(runs), lambda run: tuple(run.history[name] for name in names)).values()
+    names = [name for name in (*SHARED, "test_sha256") if name not in ("data", "parameters")]
+    groups = group_by(in_order(runs), lambda run: tuple(_setting(run, name) for name in names)).values()
     best = max(groups, key=lambda group: (len(set(map(configuration, group))), len(group)), default=[])
     return best if len(set(map(configuration, best))) > 1 else []

@@ -32,7 +32,7 @@ def read_idx(path: Path, size: int, most: int) -> tuple[np.ndarray, np.ndarray]:
     images = _read(path, "images", (size, size), most)
     beside = labels_file(path)
     if beside is None:
-        expected = f"expected {printable(_labels_name(path))} beside, with .gz or not"
+        expected = f"expected {printable(labels_name(path))} beside, with .gz or not"
         raise DataError(f"{printable(path)}: the labels of these images are not there; {expected}")
     labels = _read(beside, "labels", (), most)
     if len(images) != len(labels):
@@ -42,12 +42,12 @@ def read_idx(path: Path, size: int, most: int) -> tuple[np.ndarray, np.ndarray]:
 
 def labels_file(path: Path) -> Path | None:
     """The file of labels beside a file of images, compressed or not; None if it is not there."""
-    name = _labels_name(path)
+    name = labels_name(path)
     found = [path.with_name(name + ending) for ending in ("", ".gz")]
     return next((file for file in found if file.exists()), None)
 
 
-def _labels_name(path: Path) -> str:
+def labels_name(path: Path) -> str:
     """As the file of images, with 'labels' and idx1 in its name, without .gz."""
     return re.sub(r"\.gz$", "", path.name).replace("images", "labels").replace("idx3", "idx1")
 
