@@ -1,0 +1,7 @@
+"""wip"""
+
+from pathlib import Path
+
+
+def report(folder: Path) -> None:
+    pass
