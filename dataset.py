@@ -7,7 +7,9 @@ augmenting, normalizing) happens to a whole batch at a time, on the device where
 import copy
 import hashlib
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -65,10 +67,10 @@ class MNIST(Dataset):
 
     @augment.setter
     def augment(self, augment: Augment) -> None:
-        low, high = augment if isinstance(augment, tuple) and len(augment) == 2 else (augment, augment)
-        if not (isinstance(low, bool | int | float) and isinstance(high, bool | int | float) and 0 <= low <= high <= 1):
+        ends: Any = augment if isinstance(augment, tuple | list) else (augment, augment)
+        if len(ends) != 2 or not all(isinstance(end, Real) for end in ends) or not 0 <= ends[0] <= ends[1] <= 1:
             raise ValueError(f"augment: expected False, True, a strength in [0, 1], or (low, high), not {augment!r}")
-        self._augment = augment
+        self._augment: Augment = (float(ends[0]), float(ends[1])) if isinstance(augment, tuple | list) else augment
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,12 +78,20 @@ class MNIST(Dataset):
     def __repr__(self) -> str:
         return f"MNIST({str(self.path)!r}, augment={self.augment}, classes={len(self.classes)}): {len(self):,} images"
 
-    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray | Tensor) -> tuple[Tensor, int | Tensor]:
-        index = torch.as_tensor(range(len(self))[index] if isinstance(index, slice) else index)
+    @overload
+    def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | np.ndarray | Tensor) -> tuple[Tensor, Tensor]: ...
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            index = range(len(self))[index]
+        if not isinstance(index, Tensor):
+            index = torch.from_numpy(np.array(index))  # a copy, since torch takes no reversed or read-only arrays
         if index.dtype == torch.bool and index.shape == self.labels.shape:  # a mask
             index = index.nonzero().flatten()
-        if index.ndim > 1 or (index.numel() > 0 and (index.is_floating_point() or index.dtype == torch.bool)):
-            raise TypeError(f"expected integers, or a mask of {len(self)}, not {index.ndim}-d {index.dtype}")
+        whole = not (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool)
+        if index.ndim > 1 or (index.numel() > 0 and not whole):
+            raise TypeError(f"expected integers, or a mask of {len(self)}, not {index.dtype} {tuple(index.shape)}")
         if index.ndim == 1:
             return self._batch(index)
         if not -len(self) <= index < len(self):  # plain iteration ends with an IndexError
@@ -91,7 +101,7 @@ class MNIST(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
         """The samples of a batch, made together, for a DataLoader to stack."""
-        images, labels = self._batch(torch.as_tensor(indices))
+        images, labels = self[indices]
         return list(zip(images, labels.tolist(), strict=True))
 
     def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,7 +115,7 @@ class MNIST(Dataset):
     def split(self, last: int) -> tuple["MNIST", "MNIST"]:
         """All but the last images, and the last, as in a validation split: two data sets that share their memory.
 
-        Each has an `augment` of its own. Raises ValueError unless both get an image.
+        Each has an `augment` of its own, which starts as this one's. Raises ValueError unless both get an image.
         """
         if not 0 < last < len(self):
             raise ValueError(f"split: expected a number from 1 to {len(self) - 1}, not {last}")

@@ -5,6 +5,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+LISTED = 10  # absent classes that are named
+
 
 class Images(Protocol):
     """A data set: images uint8 (N, 28, 28) and labels int64 (N,), on any device; the names of its classes."""
@@ -25,7 +27,8 @@ def doubts(why_sample: str | None, train_set: Images, test_set: Images) -> list[
     for split, one in (("training", train_set), ("test", test_set)):
         there = one.labels.bincount(minlength=len(one.classes)).tolist()
         if absent := [name for name, count in zip(one.classes, there, strict=True) if count == 0]:
-            found.append(f"the {split} set holds no {', '.join(absent)}")
+            more = f" and {len(absent) - LISTED} more" if len(absent) > LISTED else ""
+            found.append(f"the {split} set holds no {', '.join(absent[:LISTED])}{more}")
         found += [f"the {split} set: {problem}" for problem in _odd_pixels(one.images)]
     if counts[1] > counts[0]:
         found.append(f"the test set ({counts[1]:,}) is larger than the training set ({counts[0]:,}): swapped?")

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import dataset
+from support.archive import write_tar
+from support.archive import write_tar
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,10 +30,11 @@ def mnist_dir() -> Path:
 @pytest.fixture(scope="module")
 def small(sample, tmp_path_factory) -> Path:
     """A folder of 210 training images and 60 test images of the sample, enough for a loop to be watched."""
-    folder = tmp_path_factory.mktemp("small")
+    folder = tmp_path_factory.mktemp("data") / "small"
+    folder.mkdir()
     for split, count in (("train", 210), ("test", 60)):
         whole = dataset.MNIST(sample / f"{split}.tar")
-        dataset.write_tar(folder / f"{split}.tar", split, whole.images[:count], whole.labels[:count])
+        write_tar(folder / f"{split}.tar", split, whole.images[:count], whole.labels[:count])
     return folder
 
 
