@@ -8,7 +8,6 @@ import torch
 
 import dataset
 from support.archive import write_tar
-from support.archive import write_tar
 
 ROOT = Path(__file__).resolve().parent.parent
 
