@@ -72,7 +72,7 @@ def read_images(path: str | Path, classes: int = 10) -> tuple[np.ndarray, np.nda
     if _is_idx(path):
         images, few = idx.read_idx(path, SIZE, MAX_IMAGES)
         if few.max() >= classes:
-            raise DataError(f"{printable(path)}: has the label {few.max()}; {_labels(classes)}")
+            raise DataError(f"{printable(path)}: has the label {few.max()}; expected {_labels(classes)}")
         return images, few.astype(np.int64)
     return _read_pngs(path, classes)
 
@@ -325,7 +325,7 @@ def _members_of_folder(path: Path) -> Iterator[tuple[str, bytes | None]]:
                     raise DataError(f"{where}: is over {MAX_MEMBER:,} bytes; a {SIZE}x{SIZE} PNG takes under 1,000")
                 yield name, data
         if below and folder.count("/") >= MAX_DEPTH:
-            raise DataError(f"{printable(shorten(str(path / folder)))}: folders lie over {MAX_DEPTH} deep")
+            raise DataError(f"{printable(path)}: folders lie over {MAX_DEPTH} deep, in {quote(folder)}")
         folders += reversed(below)
 
 
@@ -372,7 +372,7 @@ def _read_tar(path: Path, file: Container) -> Iterator[tuple[str, bytes | None]]
                 raise ValueError(f"two headers of type {kind.decode()!r} before one member")
             described.add(kind)
             if kind == tarfile.GNUTYPE_LONGNAME:
-                long_name = data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+                long_name = data.partition(b"\0")[0].decode("utf-8", "surrogateescape") or None
             elif kind == tarfile.XHDTYPE:
                 fields = _parse_pax(data)
             elif kind == tarfile.XGLTYPE and _parse_pax(data):

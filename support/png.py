@@ -157,11 +157,11 @@ def _look_up(indices: np.ndarray, palette: bytes, transparent: bytes) -> tuple[n
 def _conversion(width: int, height: int, depth: int, color: int, transparent: bool) -> str:
     """The expression that `PNGError` describes."""
     expression = "{image}"
-    if color in (4, 6) or transparent:
+    if depth == 16 and color == 0:
+        expression += ".point(lambda value: value / 257)"  # convert alone would make everything above 255 white
+    elif color in (4, 6) or transparent:
         black = f'Image.new("RGBA", ({width}, {height}), "black")'
         expression = f'Image.alpha_composite({black}, {{image}}.convert("RGBA"))'
-    elif depth == 16 and color == 0:
-        expression += ".point(lambda value: value / 257)"  # convert alone would make everything above 255 white
     expression += '.convert("L")'
     return expression if (width, height) == (SIZE, SIZE) else f"{expression}.resize(({SIZE}, {SIZE}))"
 
