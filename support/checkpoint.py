@@ -23,13 +23,12 @@ from support import files
 from support.command import Stopped, UserError, printable, say
 from support.history import (
     ENDINGS,
-    LISTS,
-    SETTINGS,
     History,
     differences,
     epochs_done,
     read_history,
     summary,
+    unfinished_problem,
     write_arrays,
     write_history,
 )
@@ -61,6 +60,12 @@ class RunFiles(NamedTuple):
 # --- before a run -----------------------------------------------------------------------------------------------------
 
 
+def check_folders(run: RunFiles) -> None:
+    """Raises UserError if `claim` could not make the folders; makes nothing."""
+    for folder in (run.output_dir, run.checkpoint_dir):
+        files.check_folder(folder)
+
+
 def claim(stack: ExitStack, run: RunFiles) -> None:
     """Make the folders, hold the name in both, clear what a killed run left; `stack` lets go. Raises UserError."""
     for folder in (run.output_dir, run.checkpoint_dir):
@@ -82,10 +87,13 @@ def find_unfinished(run: RunFiles) -> RunFiles:
     if is_unfinished(run.checkpoint) or not run.checkpoint_dir.is_dir():
         return run
     without = re.sub(r"_epochs\d+", "", run.name)
-    for path in sorted(run.checkpoint_dir.glob("*.pt")):
-        if re.sub(r"_epochs\d+", "", path.stem) == without and is_unfinished(path):
-            return run._replace(name=path.stem)
-    return run
+    stems = [path.stem for path in sorted(run.checkpoint_dir.glob("*.pt"))]
+    alike = [run._replace(name=stem) for stem in stems if re.sub(r"_epochs\d+", "", stem) == without]
+    unfinished = [other for other in alike if is_unfinished(other.checkpoint)]
+    if len(unfinished) > 1:
+        names = ", ".join(printable(other.name) for other in unfinished)
+        raise UserError(f"--resume: several unfinished runs may be meant: {names}\nname the one that is with --name")
+    return unfinished[0] if unfinished else run
 
 
 def is_unfinished(path: Path) -> bool:
@@ -144,7 +152,10 @@ def check_nothing_is_lost(run: RunFiles, history: History) -> None:
 
 @contextmanager
 def saying_how_to_resume(run: RunFiles, history: History, command: list[str]) -> Iterator[None]:
-    """Where a signal stops the run, the first process says what is saved and what to type. command: what started it."""
+    """Where a signal stops the run, the first process says what is saved and what to type. command: what started it.
+
+    Where something cannot be written, the error says whether --resume goes on.
+    """
     try:
         yield
     except Stopped:
@@ -152,17 +163,30 @@ def saying_how_to_resume(run: RunFiles, history: History, command: list[str]) ->
             if is_first():
                 say(_how_to_resume(run, history, command))
         raise
+    except OSError as error:
+        if _what_is_saved(run, history):
+            error.strerror = f"{error.strerror}\nfix that, then go on with --resume"
+        raise
 
 
 def _how_to_resume(run: RunFiles, history: History, command: list[str]) -> str:
-    done = epochs_done(history)
-    if not done:
+    saved = _what_is_saved(run, history)
+    if saved is None:
         return "\nstopped before the first epoch was complete: nothing is saved"
     options = shlex.join([*(word for word in command if word not in ("--resume", "--restart")), "--resume"])
     return (
-        f"\nstopped; {done} of {history['epochs']} epochs are saved in {printable(run.checkpoint)}\n"
-        f"{summary(history)}\ngo on with: {options}"
+        f"\nstopped; {epochs_done(saved)} of {saved['epochs']} epochs are saved in {printable(run.checkpoint)}\n"
+        f"{summary(saved)}\ngo on with: {options}"
     )
+
+
+def _what_is_saved(run: RunFiles, history: History) -> History | None:
+    """What the checkpoint holds of this run; the last epoch of `history` may not be in it yet."""
+    with suppress(UserError):
+        state = read_checkpoint(run.checkpoint)
+        if not state["finished"] and not differences(state["history"], history, ignore=("epochs",)):
+            return state["history"]
+    return None
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------
@@ -200,11 +224,9 @@ def read_checkpoint(path: Path) -> State:
     kinds: dict[str, type] = dict.fromkeys(("network", "average", "optimizer", "scheduler", "history"), dict)
     kinds["finished"] = bool
     state = _load(path, kinds, "start afresh with --restart, which replaces it")
-    history = state["history"]
-    lists = [history.get(name) for name in LISTS]
-    settings = all(isinstance(history.get(name), str | int | float) for name in SETTINGS)
-    if not settings or not all(isinstance(one, list) and len(one) == len(lists[0]) for one in lists):
-        raise _foreign(path, "its history is not whole", "start afresh with --restart, which replaces it")
+    problem = unfinished_problem(state["history"])
+    if problem:
+        raise _foreign(path, f"its history is not whole: {problem}", "start afresh with --restart, which replaces it")
     return state
 
 
@@ -221,7 +243,11 @@ def read_weights(path: Path) -> State:
         "classes": int,
         "digest": str,
     }
-    return _load(path, kinds, "expected NAME.weights.pt, as main.py leaves it in checkpoints/")
+    advice = "expected NAME.weights.pt, as main.py leaves it in checkpoints/"
+    state = _load(path, kinds, advice)
+    if not 2 <= state["classes"] <= 256:
+        raise _foreign(path, f"is of {state['classes']} classes", advice)
+    return state
 
 
 def _load(path: Path, kinds: dict[str, type], advice: str) -> State:
@@ -236,12 +262,25 @@ def _load(path: Path, kinds: dict[str, type], advice: str) -> State:
     if not isinstance(state, dict) or not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
         raise _foreign(path, "lacks what it should hold", advice)
     for name in ("network", "average"):
-        tensors = state.get(name, {})
-        if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items()):
+        weights = state.get(name, {})
+        if not all(isinstance(key, str) and _is_plain(value) for key, value in weights.items()):
             raise _foreign(path, "holds no weights", advice)
-        if not all(value.isfinite().all() for value in tensors.values()):
-            raise UserError(f"{printable(path)}: a weight in it is not finite, so it is of no use; {advice}")
+    if not all(tensor.isfinite().all() for tensor in _tensors(state)):
+        raise UserError(f"{printable(path)}: a number in it is not finite, so it is of no use\n{advice}")
     return state
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    """The tensors in dictionaries and lists, however deep."""
+    if isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part)
+    elif isinstance(value, Tensor):
+        yield value
 
 
 def _check_size(file: BinaryIO) -> None:
@@ -262,10 +301,29 @@ def restore(state: State, path: Path, parts: dict[str, Any]) -> None:
     """Load the state of each part (networks, optimizer, scheduler) by its name. Raises UserError if one has changed."""
     for name, part in parts.items():
         try:
+            _check_alike(state[name], part.state_dict())
             part.load_state_dict(state[name])
         except Exception as error:  # of entries that do not fit, PyTorch raises half a dozen kinds
-            reason = printable(str(error).strip().splitlines()[-1].strip())
+            reason = printable((str(error).strip() or type(error).__name__).splitlines()[-1].strip())
+            afresh = ", or start afresh with --restart" if "finished" in state else ""
             raise UserError(
                 f"{printable(path)}: its {name} is not the one of now: {reason}\n"
-                "go on with the code that it was started with, or start afresh with --restart"
+                f"use the code that it was trained with{afresh}"
             ) from None
+
+
+def _check_alike(saved: Any, now: Any, place: str = "") -> None:
+    """Raises ValueError where plain values have another type, and options another name: PyTorch takes what it gets.
+
+    What a tensor's entry may be is left to PyTorch, and so is the optimizer's `state`, which it makes as it goes.
+    """
+    if isinstance(now, dict) and isinstance(saved, dict) and not any(isinstance(one, Tensor) for one in now.values()):
+        if missing := sorted(str(name) for name in saved.keys() ^ now.keys()) if now else []:
+            raise ValueError(f"{', '.join(missing)} in only one of the two")
+        for name, value in now.items():
+            _check_alike(saved[name], value, name)
+    elif isinstance(now, list) and isinstance(saved, list):
+        for one, other in zip(saved, now, strict=False):
+            _check_alike(one, other, place)
+    elif isinstance(now, int | float | list | dict) and type(saved) is not type(now):
+        raise ValueError(f"{place} is of type {type(saved).__name__}, not {type(now).__name__}")

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TextIO, TypeVar
@@ -16,14 +17,16 @@ from typing import Any, NoReturn, TextIO, TypeVar
 from tqdm import tqdm
 
 Item = TypeVar("Item")
+# Seconds that all processes but the first leave it to say what is wrong: torchrun ends them as soon as it has left.
+SAID_ONCE = 10
 
 
 class UserError(Exception):
     """What the user can fix. The message says what was found, where, what was expected and what to do."""
 
 
-class Stopped(Exception):
-    """A signal asked the command to stop; `args[0]` is its number."""
+class Stopped(BaseException):
+    """A signal asked the command to stop; `args[0]` is its number. No Exception, so that nothing takes it for one."""
 
 
 # --- what is printed --------------------------------------------------------------------------------------------------
@@ -37,6 +40,7 @@ def say(text: str) -> None:
         _silence(sys.stdout)
         raise Stopped(signal.SIGPIPE) from None
     except OSError as error:
+        _silence(sys.stdout)  # else Python tries again at its end, and leaves with a status of its own
         error.filename = "standard output"
         raise
 
@@ -186,5 +190,7 @@ def run_command(action: Callable[[], int | None]) -> None:
 
 
 def _fail(message: str, status: int) -> int:
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(SAID_ONCE)
     say_aside(f"error: {message}")
     return status

@@ -45,6 +45,8 @@ def replace(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
         flush_folder(path.parent)
     except OSError as error:
         error.filename = str(path)  # a full disk names no file, other errors name the temporary one
+        if not path.parent.is_dir():
+            error.strerror = "its folder is gone"
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -61,11 +63,20 @@ def clear_temporary(path: str | Path) -> None:
 def make_folder(path: Path) -> None:
     """Make a folder, and its parents, that can be written to. Raises UserError."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        for folder in reversed((path, *path.parents)):  # `parents=True` recurses, too deep for a thousand levels
+            if not folder.is_dir():
+                folder.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
         raise UserError(f"{printable(path)}: cannot be written: {error.strerror}; choose another folder") from None
+
+
+def check_folder(path: Path) -> None:
+    """Raises UserError if `make_folder` would; makes nothing."""
+    above = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{printable(path)}: cannot be written, because of {printable(above)}; choose another folder")
 
 
 @contextmanager
@@ -76,6 +87,7 @@ def lock(path: str | Path) -> Iterator[None]:
     is locked, and a warning says so.
     """
     if fcntl is None:
+        _warn_once("this system cannot lock files: start no run of a name twice")
         yield
         return
     while True:

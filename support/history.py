@@ -19,6 +19,7 @@ import math
 import os
 import platform
 import re
+import sys
 import zipfile
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -39,16 +40,25 @@ PACKAGES = ("torch", "torchvision", "numpy", "pillow", "matplotlib")  # whose ve
 SETTINGS = ("model", "data", "augment", "epochs", "batch_size", "lr", "weight_decay", "classes", "seed")
 NAMED = {"epochs": "epochs", "batch_size": "batch", "lr": "lr", "weight_decay": "decay", "classes": "classes"}
 ENDINGS = (".npz", ".json", ".png")  # of a result, in the order in which they are written: the picture comes last
-LONGEST_NAME = 100  # characters; file systems take 255 bytes, of which a letter may need four, and endings some
+LONGEST_NAME = 200  # bytes; file systems take 255, of which endings need some
+LONGEST_DATA = 80  # bytes, of a name: what else stands in it may need 120
 LARGEST_HISTORY = 64 * 2**20  # bytes: a million epochs take less
 LARGEST_FIGURE = 1e30  # beyond it a curve cannot be drawn
-MOST_IMAGES = 10**6  # of a test set, as support/archive.py takes them
 
 SCALARS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("name", "model", "data", "train_sha256", "test_sha256", "digest"), str),
     **dict.fromkeys(("seed", "epochs", "batch_size", "classes", "parameters", "train_images", "test_images"), int),
     **dict.fromkeys(("lr", "weight_decay"), (int, float)),
     "augment": bool,
+}
+
+
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("epochs", "batch_size", "train_images", "test_images"), (1, 10**6)),
+    **dict.fromkeys(("lr", "weight_decay"), (0, sys.float_info.max)),
+    "classes": (2, 256),
+    "seed": (0, 2**63 - 1),
+    "parameters": (0, 2**63 - 1),
 }
 
 
@@ -76,13 +86,15 @@ def run_name(settings: History, defaults: History) -> str:
 
 
 def clean_name(text: str) -> str:
-    """A folder's name as a part of a file's name: letters of any language, digits, dots, underlines, hyphens."""
-    return re.sub(r"[^\w.-]+", "-", text)[:40].strip(".-") or "data"
+    """A folder's name as a part of a file's name: letters of any language, digits, underlines, hyphens."""
+    cleaned = re.sub(r"[^\w-]+", "-", text).encode()[:LONGEST_DATA].decode(errors="ignore")
+    return cleaned.strip("-") or "data"
 
 
 def is_name(text: str) -> bool:
     """Whether a run may have that name."""
-    return re.fullmatch(r"\w[\w.-]*", text) is not None and len(text) <= LONGEST_NAME and not text.endswith(".weights")
+    clean = re.fullmatch(r"\w[\w.-]*", text) is not None and not text.endswith(".weights")
+    return clean and len(text.encode()) <= LONGEST_NAME
 
 
 # --- making and writing -----------------------------------------------------------------------------------------------
@@ -100,8 +112,20 @@ def epochs_done(history: History) -> int:
 
 def add_epoch(history: History, figures: dict[str, float]) -> None:
     """Append the figures of an epoch, a list each."""
-    for name, figure in figures.items():
+    for name, figure in plain(figures).items():
         history.setdefault(name, []).append(figure)
+
+
+def plain(figures: dict[str, Any]) -> dict[str, float]:
+    """The figures as Python's own numbers, whatever numpy or torch made of them: no file takes others.
+
+    Raises UserError where one is not finite, since no reader takes that.
+    """
+    numbers = {name: figure if type(figure) is int else float(figure) for name, figure in figures.items()}
+    for name, figure in numbers.items():
+        if not math.isfinite(figure):
+            raise UserError(f"{printable(name)} is {figure}; expected a finite number to keep in the history")
+    return numbers
 
 
 def epoch_line(history: History) -> str:
@@ -135,12 +159,14 @@ def go_on(saved: History, now: History) -> History:
 
 
 def differences(saved: History, now: History, ignore: tuple[str, ...] = ()) -> list[str]:
-    """In which settings, recipe and data two runs differ, in words."""
-    recipe = [field for field in now if field not in (*LISTS, "name", "device", "digest", "parameters")]
-    fields = [field for field in recipe if not field.endswith(("_version", "_images")) and field not in ignore]
-    if saved.get("train_sha256") != now["train_sha256"] or saved.get("test_sha256") != now["test_sha256"]:
-        fields = [field for field in fields if field != "data"]  # the digests say more
-    return [f"{name} {saved.get(name)} there, {now[name]} here" for name in fields if saved.get(name) != now[name]]
+    """In which settings, recipe and data two runs differ, in words. The data are told apart by their digests alone."""
+    ignored = (*LISTS, "name", "data", "device", "digest", "parameters", *ignore)
+    fields = [field for field in now if field not in ignored and not field.endswith(("_version", "_images"))]
+    return [
+        f"{field} {shorten(str(saved.get(field)), 12)} there, {shorten(str(now[field]), 12)} here"
+        for field in fields
+        if saved.get(field) != now[field]
+    ]
 
 
 def seal(history: History) -> History:
@@ -205,28 +231,45 @@ def history_problem(history: object) -> str | None:
     for field, kind in SCALARS.items():
         if not isinstance(history.get(field), kind) or (isinstance(history[field], bool) and kind is not bool):
             return f"{field} is {shorten(json.dumps(history[field])) if field in history else 'missing'}"
-    for field, most in (("epochs", 10**6), ("train_images", MOST_IMAGES), ("test_images", MOST_IMAGES)):
-        if not 1 <= history[field] <= most:
-            return f"{field} is {shorten(str(history[field]))}, expected 1 to {most:,}"
+    for field, (least, most) in RANGES.items():
+        if not least <= history[field] <= most:
+            return f"{field} is {shorten(str(history[field]))}, expected {least:,} to {most:,}"
     epochs = len(history["train_loss"]) if isinstance(history.get("train_loss"), list) else 0
     if not 1 <= epochs <= history["epochs"]:
         return f"train_loss is not a list of 1 to {history['epochs']} numbers, one an epoch"
     for name in (*METRICS, *(name for name, value in history.items() if isinstance(value, list))):
-        if not is_curve(history.get(name), epochs, 1 if name.endswith("accuracy") else LARGEST_FIGURE):
+        least = 0 if name in LISTS else -LARGEST_FIGURE  # what an observer measures may be below 0
+        if not is_curve(history.get(name), epochs, least, 1 if name.endswith("accuracy") else LARGEST_FIGURE):
             return f"{printable(name)} is not a list of {epochs} finite numbers, one an epoch, in its range"
     return None
 
 
-def is_curve(values: object, epochs: int, most: float) -> bool:
-    """Whether `values` is a list of `epochs` finite numbers from 0 to `most`."""
+def unfinished_problem(history: History) -> str | None:
+    """What keeps a value from being the history of a run that can be gone on with, or None."""
+    problem = history_problem({"digest": "", **history})
+    if problem:
+        return problem
+    for name in LISTS:
+        if not isinstance(history.get(name), list):
+            return f"{name} is no list"
+    others = {name: value for name, value in history.items() if not isinstance(value, list)}
+    for name, value in others.items():
+        if not isinstance(name, str) or not isinstance(value, str | int | float):
+            return f"{shorten(str(name))} is no number and no text"
+    return None
+
+
+def is_curve(values: object, epochs: int, least: float, most: float) -> bool:
+    """Whether `values` is a list of `epochs` finite numbers from `least` to `most`."""
     if not isinstance(values, list) or len(values) != epochs:
         return False
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    return numbers and all(0 <= value <= most for value in values)
+    return numbers and all(least <= value <= most for value in values)
 
 
-def shorten(text: str) -> str:
-    return printable(text if len(text) <= 100 else f"{text[:50]}...{text[-50:]}")
+def shorten(text: str, most: int = 100) -> str:
+    """Text of at most so many characters, but for dots in its middle, without any that move the cursor."""
+    return printable(text if len(text) <= most else f"{text[: most // 2]}...{text[-(most // 2) :]}")
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ def save_picture(run: RunFiles, draw: Callable[[BinaryIO], object]) -> bool:
         draw(drawn)
     except Exception as error:  # of a user's own settings and fonts matplotlib raises any kind
         warn(f"the curves could not be drawn: {printable(error)}; python plot.py draws them later")
+        run.result(".png").unlink(missing_ok=True)  # what stands there is of another training
         return False
     files.replace(run.result(".png"), lambda file: file.write(drawn.getbuffer()))
     return True
