@@ -214,7 +214,7 @@ def run(arguments: argparse.Namespace, observer: Observer = Observer()) -> Histo
         if arguments.dry_run:
             return dry_run(training, record)
         if not state:
-            record |= observer.before_training(training.network, training.average, train_set)
+            record |= history.plain(observer.before_training(training.network, training.average, train_set))
         with checkpoint.saying_how_to_resume(place, record, arguments.command):
             for epoch in range(epochs_done(record) + 1, arguments.epochs + 1):
                 figures = train_and_test(training, epoch, arguments)
@@ -225,7 +225,7 @@ def run(arguments: argparse.Namespace, observer: Observer = Observer()) -> Histo
                     say(history.epoch_line(record))
                 if observer.stop:
                     break
-            record |= observer.after_training(training.average, test_set)
+            record |= history.plain(observer.after_training(training.average, test_set))
             if processes.is_first():
                 finish(place, training, record, observer.pictures)
             processes.wait_for_all()  # nobody leaves while the first process still writes
@@ -314,7 +314,9 @@ def open_run(stack: ExitStack, arguments: argparse.Namespace, record: History) -
     place = RunFiles(record["name"], Path(arguments.output_dir), Path(arguments.checkpoint_dir))
     if arguments.resume:
         place = checkpoint.find_unfinished(place)
-    if not arguments.dry_run:
+    if arguments.dry_run:
+        checkpoint.check_folders(place)
+    else:
         checkpoint.claim(stack, place)
     if arguments.resume:
         return place, checkpoint.state_to_resume(place, record, learning_rate)
