@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from textwrap import fill
+from textwrap import fill, wrap
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -198,32 +198,32 @@ def draw_picture(picture: np.ndarray, width: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def mosaic(images: np.ndarray, above: int, beside: int) -> np.ndarray:
+def mosaic(images: np.ndarray, above: int, beside: int, blank: float = 0) -> np.ndarray:
     """(R, C, H, W) as one picture, with so many blank pixels above and to the right of each."""
     rows, columns, height, width = images.shape
-    padded = np.pad(images, ((0, 0), (0, 0), (above, 0), (0, beside)))
+    padded = np.pad(images, ((0, 0), (0, 0), (above, 0), (0, beside)), constant_values=blank)
     return padded.swapaxes(1, 2).reshape(rows * (height + above), columns * (width + beside))
 
 
 @styled
 def draw_filters(history: History, arrays: Arrays) -> Figure:
-    """The filters of C1 on one scale: white is 0."""
+    """The filters of C1, row by row on one scale: white is 0."""
     filters = np.nan_to_num(arrays["c1"][:MOST_FILTERS, 0])
     columns = min(len(filters), COLUMNS)
     rows = math.ceil(len(filters) / columns)
     largest = max(np.abs(filters).max(), TINY)
-    figure = Figure((max(1.3 * columns, 3) + 1, 1.4 * rows + 0.8))
+    cells = np.full((rows * columns, *filters.shape[1:]), np.nan)
+    cells[: len(filters)] = filters
+    picture = mosaic(cells.reshape(rows, columns, *filters.shape[1:]), 1, 1, np.nan)[1:, :-1]
+    figure = Figure((max(1.3 * columns, 5) + 1, 1.3 * rows + 0.6))
     number = (
         f"{len(filters)}" if len(filters) == len(arrays["c1"]) else f"first {len(filters)} of {len(arrays['c1']):,}"
     )
     headline(figure, f"The {number} filters of C1 of {name_of(history)} after {end_of(history)}")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in panels:
-        axes.axis("off")
-    for place, (axes, weights) in enumerate(zip(panels, filters, strict=False), 1):
-        picture = axes.imshow(weights, cmap="RdBu_r", vmin=-largest, vmax=largest)
-        axes.set_title(f"{place}", fontsize=look.SMALL, loc="center")
-    figure.colorbar(picture, ax=list(panels), label="weight", fraction=0.03)
+    axes = figure.subplots()
+    image = axes.imshow(np.ma.masked_invalid(picture), cmap="RdBu_r", vmin=-largest, vmax=largest)
+    axes.axis("off")
+    figure.colorbar(image, ax=axes, label="weight", fraction=0.03)
     return figure
 
 
@@ -262,8 +262,8 @@ def draw_comparison(runs: list[Run], study: list[Run] | None = None) -> Figure:
     )
     if not front:
         front, behind = behind, {}
-    drawn = [(f"study: {name}", group, True) for name, group in behind.items()]
-    drawn = [*drawn, *((name, group, False) for name, group in front.items())][-MOST_LINES:]
+    drawn = [(name, group, False) for name, group in front.items()]
+    drawn = [*drawn, *((f"study: {name}", group, True) for name, group in behind.items())][:MOST_LINES]
     images = max(
         run.history[f"{split}_images"] for _, group, _ in drawn for run in group for split in ("train", "test")
     )
@@ -327,7 +327,7 @@ def draw_networks(runs: list[Run]) -> Figure:
     first.set_title(f"Test accuracy, the first {epochs} epochs" if epochs > 1 else "Test accuracy, the first epoch")
     for axes in rest:
         draw_rates(axes, *rates)
-        axes.set_title("Learning rate at the end of each epoch")
+        axes.set_title("Learning rate")
     look.label_ends([*panels, (first, curves)])
     history = networks[0][0].history
     counts = ", ".join(f"{name_of(group[0].history)} {mean_wrong(group)}" for group in networks)
@@ -341,9 +341,10 @@ def longest(group: list[Run]) -> int:
 
 
 def title_of(group: list[Run]) -> str:
-    history = group[0].history
-    early = f"\n{end_of(history)}" if epochs_done(history) < history["epochs"] else ""
-    return f"{name_of(history)}\n{history['parameters']:,} parameters{early}"
+    """In lines that a narrow panel takes."""
+    history, name = group[0].history, name_of(group[0].history)
+    early = [end_of(history)] if epochs_done(history) < history["epochs"] else []
+    return "\n".join([*wrap(name, 28 if name.isascii() else 16), f"{history['parameters']:,} parameters", *early])
 
 
 def first_epochs(group: list[Run], images: int) -> Curve:

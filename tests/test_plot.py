@@ -1,20 +1,19 @@
-"""What plot.py draws, says and refuses."""
+"""What plot.py draws and says of runs: each array, each number, and what a bad picture costs."""
 
-import io
 import json
 import subprocess
 import sys
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.text import Text
+from PIL import Image
+from test_axes import assert_clean
 
 import plot
-import results
-
-LAYERS = ("c1", "c3", "c5", "f6", "f7")
+from support.axes import LOSS_FLOOR, PALE
+from support.groups import comparable, lines
+from support.history import DRAWS, Run, mistakes, seal, write_arrays, write_history
 
 
 def make_history(model="lenet", augment=False, seed=0, epochs=6, **changes):
@@ -25,115 +24,95 @@ def make_history(model="lenet", augment=False, seed=0, epochs=6, **changes):
     history = {
         "name": f"{model}{'_augment' * augment}{f'_seed{seed}' * (seed > 0)}",
         "model": model,
+        "data": "MNIST",
         "augment": augment,
-        "seed": seed,
         "epochs": epochs,
         "batch_size": 128,
         "lr": 0.1,
         "weight_decay": 5e-4,
+        "classes": 10,
+        "seed": seed,
+        "optimizer": "SGD",
+        "weakest": 0.25,
+        "strongest": 1.0,
         "parameters": 61_706,
-        "data": "MNIST",
         "train_images": 6000,
         "test_images": 1000,
+        "train_sha256": "7a1",
         "test_sha256": "c3f9",
         "train_loss": list(0.5 * fall),
         "train_accuracy": list(1 - 0.2 * fall),
         "test_loss": list(0.3 * fall),
         "test_accuracy": list(1 - wrong / 1000),
         "seconds": [1.0] * epochs,
+        "learning_rate": list(np.linspace(0.1, 0.0, epochs)),
+        "threads": [1] * epochs,
+        "processes": [1] * epochs,
     }
-    return {**history, **changes}
+    return seal({**history, **changes})
 
 
 def make_arrays(history):
     """The arrays of such a run: the last epoch's number of mistakes, at random places."""
     random = np.random.default_rng(history["seed"] + 10 * history["augment"])
-    images = history["test_images"]
-    labels = (np.arange(images) % 10).astype(np.uint8)
+    images, classes = history["test_images"], history["classes"]
+    labels = (np.arange(images) % classes).astype(np.uint8)
     wrong = np.sort(random.choice(images, round((1 - history["test_accuracy"][-1]) * images), replace=False))
     predictions = labels.copy()
-    predictions[wrong] = (labels[wrong] + random.integers(1, 10, len(wrong))) % 10
+    predictions[wrong] = (labels[wrong] + random.integers(1, classes, len(wrong))) % classes
     arrays = {
         "labels": labels,
         "predictions": predictions,
         "confidence": random.uniform(0.3, 1, images).astype(np.float32),
-        "mistakes": wrong.astype(np.int64),
         "mistake_images": random.integers(0, 256, (len(wrong), 28, 28), dtype=np.uint8),
         "c1": random.normal(size=(6, 1, 5, 5)).astype(np.float32),
     }
     if history["augment"]:
-        arrays["originals"] = random.integers(0, 256, (10, 28, 28), dtype=np.uint8)
-        arrays["warped"] = random.integers(0, 256, (10, 8, 28, 28), dtype=np.uint8)
+        arrays["originals"] = random.integers(0, 256, (classes, 28, 28), dtype=np.uint8)
+        arrays["warped"] = random.integers(0, 256, (classes, DRAWS, 28, 28), dtype=np.uint8)
     return arrays
 
 
-def write(folder: Path, history, arrays=None):
+def make_run(*arguments, arrays=False, **changes):
+    history = make_history(*arguments, **changes)
+    return Run(Path(f"{history['name']}.json"), history, make_arrays(history) if arrays else {})
+
+
+def write(folder, run):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{history['name']}.json").write_text(json.dumps(history))
-    if arrays is not None:
-        np.savez_compressed(folder / f"{history['name']}.npz", **arrays)
-
-
-def measured(history):
-    """With what the study measures beside: clean training images a little better than the test, gradients by layer."""
-    clean = [min(1.0, accuracy + 0.002) for accuracy in history["test_accuracy"]]
-    norms = {
-        f"gradient_norm_{layer}": [value / (place + 1) for value in history["train_loss"]]
-        for place, layer in enumerate(LAYERS)
-    }
-    return {**history, "clean_train_loss": history["test_loss"], "clean_train_accuracy": clean, **norms}
+    with open(folder / run.path, "wb") as file:
+        write_history(run.history, file)
+    if run.arrays:
+        with open(folder / run.path.with_suffix(".npz"), "wb") as file:
+            write_arrays(run.arrays, run.history, file)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two runs, and a study of six configurations and three seeds."""
-    for model in ("lenet", "lenet_bn", "mlp"):
-        for augment in (False, True):
-            for seed in range(3):
-                history = measured(make_history(model, augment, seed))
-                write(tmp_path / "study", history, make_arrays(history))
-    history = make_history("lenet_bn", True)
-    write(tmp_path, history, make_arrays(history))
-    write(tmp_path, make_history("mlp"))
+    """Two runs, one of them with arrays, and a study of two networks and two seeds."""
+    write(tmp_path, make_run("lenet_bn", True, arrays=True))
+    write(tmp_path, make_run("mlp"))
+    for model in ("lenet", "mlp"):
+        for seed in (1, 2):
+            write(tmp_path / plot.STUDY, make_run(model, seed=seed))
     return tmp_path
 
 
-def run_of(history, arrays=None):
-    return results.Run(Path(f"{history['name']}.json"), history, arrays or {})
-
-
-def refuse(folder, capsys, *options):
-    """The single line on stderr with which plot.py ends with status 2."""
-    with pytest.raises(SystemExit) as ended:
-        plot.main(["--output-dir", str(folder), *options])
-    assert ended.value.code == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("error: ")
-    return lines[0]
-
-
-def assert_clean(figure):
-    """No text that is drawn leaves the figure or overlaps another, and none says nan; returns the texts."""
-    assert figure.dpi >= 150
-    texts, draw = {}, Text.draw
-
-    def note(self, renderer, *arguments, **options):
-        texts[self] = None
-        return draw(self, renderer, *arguments, **options)
-
-    Text.draw = note
+def ends(folder, capsys):
+    """The status with which plot.py ends, and the lines of its standard error."""
     try:
-        plot.save(figure, io.BytesIO())
-    finally:
-        Text.draw = draw
-    boxes = {text: Text.get_window_extent(text) for text in texts if text.get_visible() and text.get_text().strip()}
-    for text, box in boxes.items():
-        assert "nan" not in text.get_text()
-        assert figure.bbox.padded(1).count_contains([box.p0, box.p1]) == 2, text
-    for (one, box), (other, second) in combinations(boxes.items(), 2):
-        assert not box.overlaps(second), (one.get_text(), other.get_text())
-    return [text.get_text().replace("\N{NO-BREAK SPACE}", " ") for text in boxes]
+        plot.main(["--output-dir", str(folder)])
+    except SystemExit as ended:
+        return ended.code, capsys.readouterr().err.splitlines()
+    return 0, capsys.readouterr().err.splitlines()
+
+
+def heights(axes, place=0):
+    return np.asarray(axes.lines[place].get_ydata())
+
+
+def said(figure):
+    return " ".join(assert_clean(figure)).replace("\n", " ")
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -143,10 +122,20 @@ def test_everything_is_drawn_from_the_files_alone(folder, capsys):
     plot.main(["--output-dir", str(folder)])
     names = {path.name for path in folder.glob("*.png")}
     run = {f"lenet_bn_augment{ending}.png" for ending in ("", "_confusion", "_mistakes", "_filters")}
-    together = {"comparison.png", "augmentation.png", "study.png", "train_test.png", "gradients.png"}
-    assert names == run | {"mlp.png"} | together  # of mlp there is no NPZ file, so only its curves
-    assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in names)
+    # of mlp there is no NPZ file, so only its curves
+    assert names == run | {"mlp.png", "comparison.png", "augmentation.png", "networks.png"}
     assert set(capsys.readouterr().out.split()) == {str(folder / name) for name in names}
+    digest = json.loads((folder / "lenet_bn_augment.json").read_bytes())["digest"]
+    for name in run | {"augmentation.png"}:
+        assert Image.open(folder / name).text["digest"] == digest
+
+
+def test_pictures_that_a_run_of_the_study_lacks_are_not_drawn(tmp_path):
+    run = make_run(arrays=True)
+    kept = {name: run.arrays[name] for name in ("labels", "predictions", "confidence")}
+    write(tmp_path, run._replace(arrays=kept))
+    plot.main(["--output-dir", str(tmp_path)])
+    assert {path.name for path in tmp_path.glob("*.png")} == {"lenet.png", "lenet_confusion.png", "comparison.png"}
 
 
 def test_importing_plot_imports_neither_torch_nor_pyplot():
@@ -155,88 +144,56 @@ def test_importing_plot_imports_neither_torch_nor_pyplot():
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_nothing_there(tmp_path, capsys):
-    assert "train one first" in refuse(tmp_path, capsys)
-    assert "python study.py" in refuse(tmp_path, capsys, "--table")
-    assert "train one first" in refuse(tmp_path / "absent", capsys)
+def test_a_folder_without_runs_says_how_to_train_one(tmp_path, capsys):
+    for empty in (tmp_path, tmp_path / "absent"):
+        status, (message,) = ends(empty, capsys)
+        assert status == 2
+        assert str(empty) in message
+        assert "train one first" in message
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("{", "is no JSON"),
-        ("\xff", "is no JSON"),
-        ("[" * 100_000, "is no JSON"),
-        ("[1]", "expected an object"),
-        ("{}", "name is missing"),
-        (json.dumps(make_history() | {"augment": "yes"}), 'augment is "yes"'),
-        (json.dumps(make_history() | {"epochs": 7}), "train_loss is not a list of 7"),
-        (json.dumps(make_history() | {"test_loss": [float("nan")] * 6}), "test_loss is not"),
-        (json.dumps(make_history() | {"test_accuracy": [99.0] * 6}), "test_accuracy is not"),
-        (json.dumps(make_history() | {"train_loss": [10**400] * 6}), "train_loss is not"),
-        (json.dumps(make_history() | {"gradient_norm_c1": [1.0]}), "gradient_norm_c1 is not"),
-        (json.dumps(make_history() | {"gradient_norm_c1": 1.0}), "gradient_norm_c1 is not"),
-    ],
-)
-def test_a_damaged_or_foreign_history_is_refused(tmp_path, capsys, content, said):
-    (tmp_path / "broken.json").write_text(content, encoding="latin-1")
-    message = refuse(tmp_path, capsys)
-    assert said in message
-    assert str(tmp_path / "broken.json") in message
-    assert not list(tmp_path.glob("*.png"))
+@pytest.mark.parametrize("content", ["{", "[1]", "{}", json.dumps(make_history() | {"test_loss": [1e300] * 6})])
+def test_nothing_is_drawn_if_a_history_is_damaged(folder, capsys, content):
+    (folder / "broken.json").write_text(content)
+    status, (message,) = ends(folder, capsys)
+    assert status == 2
+    assert "broken.json" in message
+    assert not list(folder.glob("*.png"))
 
 
-def test_damaged_or_foreign_arrays_are_refused(tmp_path, capsys):
-    history = make_history()
-    arrays = make_arrays(history)
-    write(tmp_path, history, arrays)
-    whole = (tmp_path / "lenet.npz").read_bytes()
-    for content in (b"", b"no archive", whole[:-100], whole[:5000] + bytes(1000) + whole[6000:]):
-        (tmp_path / "lenet.npz").write_bytes(content)
-        assert "lenet.npz: cannot be read as NPZ" in refuse(tmp_path, capsys)
-    changes = [
-        {"labels": arrays["labels"][:-1]},
-        {"labels": arrays["labels"].astype(float)},
-        {"labels": arrays["labels"] + np.uint8(1)},
-        {"mistakes": arrays["mistakes"][:-1]},
-        {"mistake_images": arrays["mistake_images"][0]},
-        {"c1": arrays["c1"][0]},
-        {"originals": np.zeros((10, 28, 28), np.uint8)},
-    ]
-    for change in changes:
-        np.savez(tmp_path / "lenet.npz", **arrays | change)
-        refuse(tmp_path, capsys)
+def test_a_picture_that_cannot_be_drawn_costs_that_picture_only(folder, capsys, monkeypatch):
+    def fail(*arguments):
+        raise ValueError("a letter\nthat nobody can draw")
+
+    monkeypatch.setattr(plot, "draw_mistakes", fail)
+    (folder / "comparison.png").mkdir()
+    status, messages = ends(folder, capsys)
+    assert status == 1
+    assert len(messages) == 2
+    assert "lenet_bn_augment_mistakes.png: cannot be drawn: ValueError: a letter" in messages[0]
+    assert "comparison.png: cannot be drawn: Is a directory" in messages[1]
+    assert {path.name for path in folder.glob("*.png") if path.is_file()} >= {"lenet_bn_augment.png", "networks.png"}
 
 
-def test_a_study_of_two_recipes_is_refused(folder, capsys):
-    write(folder / "study", measured(make_history(seed=7, lr=0.5)))
-    assert "lr is 0.5, but 0.1" in refuse(folder, capsys)
-    assert "lr is 0.5, but 0.1" in refuse(folder, capsys, "--table")
-
-
-def test_a_folder_that_cannot_be_written(folder, capsys, monkeypatch):
-    def full(path, write):
-        raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr(plot.files, "replace", full)
-    assert "No space left" in refuse(folder, capsys)
-
-
-# --- figures ----------------------------------------------------------------------------------------------------------
+# --- one run: its curves ----------------------------------------------------------------------------------------------
 
 CURVES = {
     "usual": {},
     "one epoch": {"epochs": 1},
     "fifty epochs": {"epochs": 50},
+    "ended early": {"epochs": 6, "train_loss": [0.3], "test_loss": [0.2], "train_accuracy": [0.9]}
+    | {"test_accuracy": [0.8], "learning_rate": [0.1], "seconds": [1.0]},
     "augmented": {"augment": True, "model": "lenet_bn", "data": "a folder of digits"},
     "perfect": {"train_accuracy": [1.0] * 6, "test_accuracy": [1.0] * 6, "train_loss": [0.0] * 6},
     "tiny loss": {"train_loss": [0.3, 0.1, 1e-2, 1e-3, 1e-4, 1e-4], "train_accuracy": [0.9, 0.99, 1.0, 1.0, 1.0, 1.0]},
+    "huge loss": {"train_loss": [1e30, 1e20, 1.0, 1e30, 0.0, 1e30], "test_loss": [0.0, 1e30, 1.0, 1.0, 1.0, 1e30]},
+    "huge rate": {"learning_rate": [1e30] * 6},
+    "no rate": {"learning_rate": [0.0] * 6},
     "all wrong": {"train_accuracy": [0.0] * 6, "test_accuracy": [0.0] * 6},
     "level": {"train_accuracy": [0.9] * 6, "test_accuracy": [0.9] * 6},
     "constant": {"train_loss": [0.1] * 6, "test_loss": [0.1] * 6},
-    "not finite": {"train_loss": [1.0, *[float("nan")] * 5], "test_loss": [float("inf")] * 6},
-    "not finite at all": {"train_loss": [float("nan")] * 6, "test_loss": [float("nan")] * 6},
-    "foreign names": {"model": "my_$net$", "data": "a_$b^$"},
+    "foreign names": {"model": "my_$net$ 신경망", "data": "a_$b^$ \udcff 데이터"},
+    "long names": {"model": "n" * 200, "data": "d" * 200},
 }
 
 
@@ -245,210 +202,392 @@ def test_a_run_is_drawn_without_overlap(changes):
     assert_clean(plot.draw_run(make_history(**changes)))
 
 
+def test_the_curves_of_a_run_are_its_lists():
+    history = make_history("lenet_bn", True)
+    loss, accuracy, *rates = plot.draw_run(history).axes
+    assert heights(loss, 0) == pytest.approx(history["train_loss"])
+    assert heights(loss, 1) == pytest.approx(history["test_loss"])
+    assert heights(accuracy, 0) == pytest.approx([1 - value for value in history["train_accuracy"]])
+    assert heights(accuracy, 1) == pytest.approx([1 - value for value in history["test_accuracy"]])
+    for axes in rates:
+        assert heights(axes) == pytest.approx(history["learning_rate"])
+    for axes in (loss, accuracy, *rates):
+        assert axes.lines[0].get_xdata().tolist() == [1, 2, 3, 4, 5, 6]
+    colors = [line.get_color() for line in (*loss.lines[:2], *accuracy.lines[:2])]
+    assert colors[:2] == colors[2:]
+    assert colors[0] != colors[1]
+
+
+def test_a_run_without_learning_rates_is_drawn_without_them():
+    history = make_history()
+    del history["learning_rate"]
+    assert len(plot.draw_run(history).axes) == 2
+
+
 def test_the_best_epoch_is_marked_and_the_last_stands_at_the_line_ends():
     losses, accuracies = [0.3, 0.0123, 0.02, 0.0456], [0.9, 0.98, 0.991, 0.99]
-    history = make_history(epochs=4, test_loss=losses, test_accuracy=accuracies)
-    texts = assert_clean(plot.draw_run(history))
+    history = make_history(epochs=4, test_loss=losses, test_accuracy=accuracies, train_loss=[0.4, 0.1, 0.1, 0.0228])
+    figure = plot.draw_run(history | {"train_accuracy": [0.9, 0.95, 0.97, 0.9821]})
+    texts = assert_clean(figure)
     assert "lowest on test: 0.0123, epoch 2" in texts
     assert "highest on test: 99.10 %, epoch 3" in texts
-    assert {"test\n0.0456", "test\n99.00 %"} <= set(texts)
-    assert any("10 of 1,000 test images wrong" in text for text in texts)
+    assert {"test\n0.0456", "test\n99.00 %", "train\n0.0228", "train\n98.21 %"} <= set(texts)
+    assert "LeNet-5 on MNIST: 10 of 1,000 test images wrong after epoch 4" in texts
+    assert "Test loss ends at 2 times the train loss" in texts
+    assert "Test accuracy ends 0.79 points above train accuracy" in texts
+    (ring,) = (line for line in figure.axes[0].lines if len(line.get_xdata()) == 1)
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (2, 0.0123)
 
 
-def test_less_than_all_is_never_called_100_per_cent():
-    assert results.percent(1) == "100.00 %"
-    assert results.percent(0.99999) == "> 99.99 %"
-    assert results.percent(0.99994) == "99.99 %"
-    assert results.percent(0.9996, 1) == "> 99.9 %"
+def test_a_ring_at_the_last_epoch_is_whole():
+    figure = plot.draw_run(make_history())
+    rings = [line for axes in figure.axes for line in axes.lines if len(line.get_xdata()) == 1]
+    assert len(rings) == 2
+    assert not any(ring.get_clip_on() for ring in rings)
 
 
-@pytest.mark.parametrize(("mistakes", "shown"), [(0, None), (1, "1 of 1"), (52, "40 of 52")])
-def test_confusion_and_mistakes(mistakes, shown):
-    history = make_history("lenet_bn", True, test_accuracy=[1 - mistakes / 1000] * 6)
+def test_a_run_that_ended_early_says_so():
+    shorter = {name: values[:4] for name, values in make_history().items() if isinstance(values, list)}
+    assert "after epoch 4 (ended early, 6 planned)" in said(plot.draw_run(make_history(**shorter)))
+    assert "ended early" not in said(plot.draw_run(make_history()))
+
+
+# --- one run: its arrays ----------------------------------------------------------------------------------------------
+
+
+def confused(pairs, images=100, **changes):
+    """A run of `images` test images, half of them 1 and half 2, with `pairs` {(label, prediction): count} wrong."""
+    labels = np.repeat(np.array([1, 2], np.uint8), images // 2)
+    predictions = labels.copy()
+    for (label, prediction), count in pairs.items():
+        predictions[np.flatnonzero((labels == label) & (predictions == labels))[:count]] = prediction
+    accuracy = 1 - sum(pairs.values()) / images
+    history = make_history(test_images=images, test_accuracy=[accuracy] * 6, **changes)
+    return history, {"labels": labels, "predictions": predictions}
+
+
+def test_the_confusion_matrix_has_labels_as_rows_and_predictions_as_columns():
+    figure = plot.draw_confusion(*confused({(1, 7): 3, (2, 1): 5}))
+    axes = figure.axes[0]
+    cells = {text.get_position(): text.get_text() for text in axes.texts}  # at (column, row)
+    assert cells[7, 1] == "3"
+    assert cells[1, 2] == "5"
+    assert cells[1, 1] == "47"
+    assert cells[2, 2] == "45"
+    assert cells[1, 7] == cells[2, 1] == "0"
+    shares = axes.images[0].get_array()
+    assert shares[1, 7] == pytest.approx(3 / 50)
+    assert shares[2, 1] == pytest.approx(5 / 50)
+    assert np.ma.count(shares) == 2
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("prediction", "label")
+    texts = assert_clean(figure)
+    assert "94.0 % right" in texts
+    assert texts.count("none") == 8  # labels without test images
+
+
+def test_the_confusion_matrices_of_all_runs_have_the_same_colours():
+    for pairs in ({(1, 7): 1}, {(1, 7): 40}):
+        norm = plot.draw_confusion(*confused(pairs)).axes[0].images[0].norm
+        assert (norm.vmin, norm.vmax) == (0.0005, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        ({(1, 7): 3, (2, 1): 2}, "LeNet-5: 5 of 100 test images wrong, most often 1 taken for 7 (3)"),
+        ({(1, 7): 2, (2, 1): 2}, "most often 1 taken for 7 and 2 taken for 1 (2 each)"),
+        ({(1, 7): 1, (2, 1): 1, (1, 2): 1, (2, 7): 1}, "LeNet-5: 4 of 100 test images wrong"),
+        ({}, "LeNet-5: 0 of 100 test images wrong"),
+    ],
+)
+def test_ties_among_confusions_are_all_named_or_none(pairs, words):
+    title = plot.draw_confusion(*confused(pairs)).get_suptitle().replace("\n", " ")
+    assert title.endswith(words)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 26, 200])
+def test_pictures_of_other_numbers_of_classes(classes):
+    history = make_history("mine", True, classes=classes)
     arrays = make_arrays(history)
-    texts = assert_clean(plot.draw_mistakes(history, arrays))
-    assert any(f"{mistakes} of 1,000 test images wrong" in text.replace("\n", " ") for text in texts)
-    assert shown is None or any(text.startswith(f"{shown}, the most confident first") for text in texts)
-    confidence = [
-        float(text.split(", ")[1].rstrip(" %"))
-        for text in texts
-        if "→" in text and text[0].isdigit() and ":" not in text
-    ]
-    assert confidence == sorted(confidence, reverse=True)
-    assert len(confidence) == min(mistakes, 40)
-    texts = assert_clean(plot.draw_confusion(history, arrays))
-    assert sum(int(text) for text in texts if text.isdigit()) == 1000 + 2 * sum(range(10))  # cells, and the tick labels
+    figure = plot.draw_confusion(history, arrays)
+    assert figure.axes[0].images[0].get_array().shape == (classes, classes)
+    assert max(figure.get_size_inches()) < 25
+    for draw in (plot.draw_confusion, plot.draw_mistakes, plot.draw_augmentation, plot.draw_filters):
+        assert_clean(draw(history, arrays))
 
 
-def test_a_digit_that_is_not_in_the_test_set_survives_the_confusion_matrix():
-    history = make_history(test_images=5, test_accuracy=[0.8] * 6)
+@pytest.mark.parametrize(("wrong", "shown"), [(0, ""), (1, "1 of 1"), (52, "40 of 52")])
+def test_mistakes_are_drawn_with_their_own_words_the_most_confident_first(wrong, shown):
+    history = make_history("lenet_bn", True, test_accuracy=[1 - wrong / 1000] * 6)
     arrays = make_arrays(history)
-    assert "none" in assert_clean(plot.draw_confusion(history, arrays))
+    figure = plot.draw_mistakes(history, arrays)
+    places = mistakes(arrays)
+    order = np.argsort(-arrays["confidence"][places])[:40]
+    axes = figure.axes[0]
+    words = [text.get_text() for text in axes.texts]
+    assert len(words) == min(wrong, 40)
+    picture = axes.images[0].get_array()
+    for place, (index, text) in enumerate(zip(order, axes.texts, strict=True)):
+        image = places[index]
+        start = f"{arrays['labels'][image]} → {arrays['predictions'][image]}, "
+        assert text.get_text().startswith(start)
+        assert float(text.get_text().split()[-2]) == pytest.approx(100 * arrays["confidence"][image], abs=0.06)
+        top, left = 12 + place // 8 * 40, place % 8 * 38
+        assert np.array_equal(picture[top : top + 28, left : left + 28], arrays["mistake_images"][index])
+        assert left < text.get_position()[0] < left + 28  # above its own picture
+        assert top - 12 < text.get_position()[1] < top
+    sure = (arrays["confidence"][places] > 0.9).sum()
+    text = said(figure)
+    assert f"{wrong} of 1,000 test images wrong" in text
+    assert shown in text
+    assert not wrong or f"{sure} of them with a probability above 90 %" in text
 
 
-def test_filters_and_augmentation():
+def test_filters_are_drawn_in_their_order_on_one_scale_around_zero():
+    history = make_history("mine")
+    filters = np.random.default_rng(0).normal(size=(11, 1, 5, 5)).astype(np.float32)
+    figure = plot.draw_filters(history, {"c1": filters})
+    picture = figure.axes[0].images[0]
+    for place, weights in enumerate(filters[:, 0]):
+        top, left = place // 8 * 6, place % 8 * 6
+        assert np.array_equal(picture.get_array()[top : top + 5, left : left + 5], weights)
+    assert picture.get_array().count() == filters.size  # nothing else is drawn
+    assert picture.norm.vmax == -picture.norm.vmin == np.abs(filters).max()
+    assert "The 11 filters of C1 of mine after epoch 6" in said(figure)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (9, 1, 3, 3), (1000, 1, 31, 31)])
+@pytest.mark.parametrize("weight", [0, np.nan])
+def test_filters_of_any_number_and_size_are_drawn(shape, weight):
+    text = said(plot.draw_filters(make_history(), {"c1": np.full(shape, weight, np.float32)}))
+    assert shape[0] < 1000 or "The first 64 of 1,000 filters" in text
+
+
+def test_augmentation_shows_each_original_beside_its_own_draws():
     history = make_history("lenet_bn", True)
     arrays = make_arrays(history)
-    assert_clean(plot.draw_filters(history, arrays))
-    assert_clean(plot.draw_filters(history, arrays | {"c1": np.zeros((6, 1, 5, 5), np.float32)}))
-    arrays["warped"] = np.repeat(arrays["originals"][:, None], 8, 1)
-    assert any(
-        "leaves 100 % of the ink" in text.replace("\n", " ") for text in assert_clean(plot.draw_augmentation(arrays))
+    figure = plot.draw_augmentation(history, arrays)
+    picture = figure.axes[0].images[0].get_array()
+    for label in range(10):
+        top = 4 + 32 * label
+        assert np.array_equal(picture[top : top + 28, :28], arrays["originals"][label])
+        for draw in range(DRAWS):
+            left = 32 * (draw + 1)
+            assert np.array_equal(picture[top : top + 28, left : left + 28], arrays["warped"][label, draw])
+    assert "in training each image has 0.25 to 1 times that strength" in said(figure)
+
+
+def test_augmentation_says_how_much_ink_stays_at_full_strength():
+    originals = np.full((10, 28, 28), 200, np.uint8)
+    warped = np.repeat(originals[:, None], DRAWS, 1) // 2
+    figure = plot.draw_augmentation(make_history(), {"originals": originals, "warped": warped})
+    assert "Augmentation at full strength leaves 50 % of the ink where it was" in said(figure)
+
+
+def test_a_class_without_images_has_an_empty_row():
+    history = make_history("lenet", True)
+    arrays = make_arrays(history)
+    arrays["originals"][3], arrays["warped"][3] = 0, 0
+    figure = plot.draw_augmentation(history, arrays)
+    assert not figure.axes[0].images[0].get_array()[4 + 32 * 3 : 32 * 4].any()
+    assert [text.get_text() for text in figure.axes[0].texts] == ["no 3"]
+    assert_clean(figure)
+    for array in arrays.values():
+        array[:] = 0
+    assert_clean(plot.draw_augmentation(history, arrays))
+
+
+# --- several runs -----------------------------------------------------------------------------------------------------
+
+
+def drawn_lines(figure):
+    """The lines of the four panels of the comparison, by metric and label."""
+    metrics = ("test_loss", "test_accuracy", "train_loss", "train_accuracy")
+    found = {}
+    for metric, axes in zip(metrics, figure.axes, strict=True):
+        for line, text in zip(axes.lines, axes.texts, strict=True):
+            found[metric, text.get_text().split("  ")[0]] = line
+    return found
+
+
+def test_the_comparison_draws_train_and_test_of_each_run():
+    runs = [make_run("lenet"), make_run("lenet_bn", True), make_run("mine")]
+    figure = plot.draw_comparison(runs)
+    found = drawn_lines(figure)
+    assert len(found) == 12
+    for run, name in zip(runs, ("LeNet-5", "BN-LeNet-5 + augmentation", "mine"), strict=True):
+        for metric in ("test_loss", "train_loss"):
+            assert found[metric, name].get_ydata() == pytest.approx(run.history[metric])
+        for metric in ("test_accuracy", "train_accuracy"):
+            assert found[metric, name].get_ydata() == pytest.approx([1 - value for value in run.history[metric]])
+    texts = assert_clean(figure)
+    assert f"LeNet-5  {100 * runs[0].history['test_accuracy'][-1]:.2f} %" in texts
+    assert {"Test loss", "Test accuracy", "Train loss", "Train accuracy"} <= set(texts)
+
+
+def test_the_comparison_names_a_range_and_no_winner():
+    runs = [make_run(model, test_accuracy=[0.9] * 5 + [last]) for model, last in (("lenet", 0.981), ("mlp", 0.982))]
+    title = plot.draw_comparison(runs).get_suptitle()
+    assert title.replace("\N{NO-BREAK SPACE}", " ") == (
+        "Accuracy on the test images of MNIST after the last epoch: 98.10 to 98.20 %"
     )
 
 
 def test_the_comparison_writes_means_at_the_line_ends_and_none_overlap():
     runs = [
-        run_of(
-            make_history(model, augment, seed, test_accuracy=[0.9, 0.98 + seed / 100], test_loss=[0.3, 0.02], epochs=2)
-        )
+        make_run(model, augment, seed, test_accuracy=[0.9, 0.98 + seed / 100], test_loss=[0.3, 0.02], epochs=2)
         for model in ("lenet", "lenet_bn", "mlp", "mine")
         for augment in (False, True)
         for seed in range(2)
     ]
     texts = assert_clean(plot.draw_comparison(runs))  # eight lines that all end at the same height
-    assert sum(text.endswith("98.50 %") and ":" not in text for text in texts) == 8
-    assert "Test loss, mean of 2 seeds ± 1 standard deviation" in texts
+    assert sum(text.endswith("  98.50 %") for text in texts) == 8
+    assert "Test loss, mean of 2 runs ± 1 standard deviation" in texts
+
+
+def test_the_comparison_shows_the_readers_own_runs_before_those_of_the_study():
+    study = [make_run(model, seed=seed) for model in ("lenet", "mlp") for seed in (1, 2)]
+    figure = plot.draw_comparison([make_run("lenet")], study)
+    found = drawn_lines(figure)
+    assert {name for _, name in found} == {"LeNet-5", "study: LeNet-5", "study: Custom-MLP"}
+    own, theirs = found["test_loss", "LeNet-5"], found["test_loss", "study: LeNet-5"]
+    assert own.get_zorder() > theirs.get_zorder()
+    assert own.get_linewidth() > theirs.get_linewidth()
+    assert theirs.get_color() == PALE != own.get_color()
+    assert "Test loss; gray: the study, mean of 2 runs ± 1 standard deviation" in assert_clean(figure)
+
+
+def test_a_run_with_settings_of_the_study_but_other_figures_is_drawn():
+    study = [make_run("lenet", seed=seed) for seed in (0, 1)]
+    other = make_run("lenet", test_accuracy=[0.5] * 6)
+    assert heights(plot.draw_comparison([other], study).axes[1]) == pytest.approx([0.5] * 6)
+
+
+def test_a_run_that_is_one_of_the_study_is_drawn_once():
+    study = [make_run("lenet", seed=seed, clean_train_loss=[0.1] * 6) for seed in (0, 1)]
+    same = make_run("lenet", seconds=[9.0] * 6, threads=[2] * 6, processes=[2] * 6)
+    assert {name for _, name in drawn_lines(plot.draw_comparison([same], study))} == {"LeNet-5"}
+    for change in ({"lr": 0.2}, {"learning_rate": [0.3] * 6}, {"test_sha256": "other"}):
+        assert len(lines([make_run("lenet", **change)])) == 1
+        assert not any(plot.is_same(make_run("lenet", **change), run) for run in study)
 
 
 def test_the_comparison_keeps_to_one_test_set_mnist_first():
     runs = [
-        run_of(make_history(name="a-sample", data="sample", test_sha256="5a")),
         *(
-            run_of(make_history(name=f"lenet_seed{seed}-sample", seed=seed, data="sample", test_sha256="5a"))
+            make_run(name=f"lenet-sample_seed{seed}", seed=seed, data="sample", test_sha256="5a")
             for seed in range(2, 20)
         ),
-        run_of(make_history("mlp")),
-        run_of(make_history("lenet", name="lenet", lr=0.5)),
-        run_of(make_history("lenet", name="lenet_seed1", seed=1)),
+        make_run("mlp"),
+        make_run("lenet", name="lenet_lr0.5", lr=0.5),
+        make_run("lenet", name="lenet_seed1", seed=1),
     ]
-    texts = assert_clean(plot.draw_comparison(runs))
-    assert any(
-        text.startswith("not shown, because of other test images: a-sample, lenet_seed2-sample") for text in texts
-    )
-    assert {text.split("  ")[0] for text in texts if "  " in text} == {
-        "Custom-MLP",
-        "LeNet-5, lr 0.5",
-        "LeNet-5, lr 0.1",
+    figure = plot.draw_comparison(runs)
+    assert "not shown, because of other test images: lenet-sample_seed2, lenet-sample_seed3" in said(figure)
+    assert {name for _, name in drawn_lines(figure)} == {"Custom-MLP", "LeNet-5, lr 0.5", "LeNet-5, lr 0.1"}
+
+
+def test_the_readers_own_data_are_compared_even_if_the_study_has_other():
+    own = make_run("lenet", data="fashion", test_sha256="fa")
+    figure = plot.draw_comparison([own], [make_run("lenet", seed=seed) for seed in (1, 2)])
+    assert {name for _, name in drawn_lines(figure)} == {"LeNet-5"}
+    assert "test images of fashion" in said(figure)
+
+
+def test_runs_of_one_configuration_that_differ_are_lines_of_their_own():
+    short = {name: values[:3] for name, values in make_history().items() if isinstance(values, list)}
+    runs = [
+        make_run(name="a"),
+        make_run(name="b", batch_size=256),
+        make_run(name="c", optimizer="Adam"),
+        make_run(name="d", optimizer={"name": "Adam"}),
+        make_run(name="e", **short),
+        make_run(name="f", train_sha256="other"),
+    ]
+    figure = plot.draw_comparison(runs)
+    assert len(lines(runs)) == 6
+    text = said(figure)
+    assert "batch size 256" in text
+    assert "epoch 3 (ended early, 6 planned)" in text
+    assert "optimizer Adam" in text
+
+
+def test_a_comparison_of_very_many_runs_stays_legible():
+    runs = [make_run(f"network{number:02}", epochs=2) for number in range(45)]
+    assert "not shown, for want of room: 5 lines" in said(plot.draw_comparison(runs))
+
+
+def test_networks_stand_side_by_side_with_train_and_test():
+    runs = [make_run("mlp", epochs=12), make_run("lenet_bn", True, epochs=12), make_run("lenet", epochs=12)]
+    figure = plot.draw_networks(runs)
+    losses, accuracies, (first, rate) = figure.axes[:3], figure.axes[3:6], figure.axes[6:]
+    for run, loss, accuracy in zip(reversed(runs), losses, accuracies, strict=True):
+        for place, split in enumerate(("train", "test")):
+            assert heights(loss, place) == pytest.approx(run.history[f"{split}_loss"])
+            assert heights(accuracy, place) == pytest.approx([1 - one for one in run.history[f"{split}_accuracy"]])
+    assert len({axes.get_ylim() for axes in losses}) == len({axes.get_ylim() for axes in accuracies}) == 1
+    for place, run in enumerate(reversed(runs)):
+        assert heights(first, place) == pytest.approx([1 - one for one in run.history["test_accuracy"][:10]])
+    assert heights(rate) == pytest.approx(runs[0].history["learning_rate"])
+    assert len(rate.lines) == 1  # the same for all three
+    wrong = [round(1000 * (1 - run.history["test_accuracy"][-1])) for run in reversed(runs)]
+    text = said(figure)
+    assert "Wrong of the 1,000 test images of MNIST after the last epoch" in text
+    assert f"LeNet-5 {wrong[0]}, BN-LeNet-5 + augmentation {wrong[1]}, Custom-MLP {wrong[2]}" in text
+    assert "Test accuracy, the first 10 epochs" in text
+
+
+@pytest.mark.parametrize(
+    ("epochs", "models"), [(1, ("lenet", "mlp")), (50, ("a", "b", "신경망" * 20, "n" * 60, "e", "f", "g"))]
+)
+def test_any_networks_of_any_length_stand_side_by_side(epochs, models):
+    runs = [make_run(model, model == "mlp", seed, epochs=epochs) for model in models for seed in (0, 1)]
+    assert "mean of 2 runs" in said(plot.draw_networks(runs))
+
+
+def test_extreme_figures_stand_side_by_side():
+    changes = {
+        "train_loss": [0.0] * 6,
+        "test_loss": [1e30] * 6,
+        "train_accuracy": [1.0] * 6,
+        "test_accuracy": [0.0] * 6,
     }
+    figure = plot.draw_networks([make_run("lenet", **changes), make_run("mlp")])
+    assert_clean(figure)
+    assert heights(figure.axes[0]).tolist() == [LOSS_FLOOR] * 6
 
 
-def test_a_run_of_the_study_is_compared_once(folder):
-    runs, study = results.read_runs(folder), results.read_runs(folder / "study")
-    draw = dict(plot.figures(runs, study))["comparison.png"]
-    assert len(draw.args[0]) == len(study) == 18
+def test_networks_that_ended_early_stand_beside_those_that_did_not():
+    short = {name: values[:3] for name, values in make_history("mlp").items() if isinstance(values, list)}
+    figure = plot.draw_networks([make_run("lenet"), make_run("mlp", **short), make_run("mlp", seed=1, **short)])
+    assert "epoch 3 (ended early, 6 planned)" in said(figure)
+    assert len(heights(figure.axes[1])) == 3
 
 
-def test_the_figures_of_the_study(folder):
-    groups = results.by_configuration(results.read_runs(folder / "study"))
-    assert_clean(plot.draw_study([run for group in groups.values() for run in group]))
-    texts = assert_clean(plot.draw_train_test(results.observed_accuracy(groups)))
-    assert any("clean training images in 0 %" in text.replace("\n", " ") for text in texts)
-    assert_clean(plot.draw_gradients(results.observed_gradients(groups)))
+def test_only_runs_of_equal_settings_stand_side_by_side():
+    lenet, mlp = make_run("lenet"), make_run("mlp")
+    assert comparable([mlp, lenet]) == [lenet, mlp]
+    assert comparable([lenet, make_run("lenet", seed=1)]) == []
+    assert comparable([]) == []
+    for change in (
+        {"lr": 0.5},
+        {"epochs": 7},
+        {"test_sha256": "other"},
+        {"train_sha256": "other"},
+        {"optimizer": "Adam"},
+    ):
+        other = Run(Path("other.json"), mlp.history | change, {})
+        assert comparable([lenet, other]) == []
+        assert comparable([lenet, other, make_run("lenet_bn", True)]) == [lenet, make_run("lenet_bn", True)]
 
 
-def test_labels_are_spread_as_little_as_possible():
-    assert plot.spread([0.5, 0.1, 0.9], 0.2).tolist() == [0.5, 0.1, 0.9]
-    assert plot.spread([0.5, 0.5], 0.2) == pytest.approx([0.4, 0.6])
-    assert plot.spread([0.52, 0.5, 0.9], 0.2) == pytest.approx([0.61, 0.41, 0.9])
-    assert plot.spread([0.0, 0.0, 0.0], 0.1) == pytest.approx([0, 0.1, 0.2])
-    assert plot.spread([1.0, 1.0], 0.1) == pytest.approx([0.9, 1.0])
+def test_networks_of_the_study_stand_side_by_side_where_the_reader_has_one_only(tmp_path):
+    study = [make_run(model, seed=seed) for model in ("lenet", "mlp") for seed in (1, 2)]
+    names = {name: draw for name, _, draw in plot.figures([make_run("lenet")], study)}
+    assert names["networks.png"].args[0] == comparable(study)
+    assert "networks.png" not in {name for name, _, _ in plot.figures([make_run("lenet")], study[:2])}
 
 
-# --- statistics -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("freedom", "expected"),
-    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (9, 2.2622), (30, 2.0423), (120, 1.9799)],
-)
-def test_quantiles_of_student_t(freedom, expected):
-    """The 97.5 % points as every table of the t distribution has them."""
-    assert results.t_quantile(freedom) == pytest.approx(expected, abs=5e-5)
-
-
-@pytest.mark.parametrize(
-    ("b", "c", "p"),
-    [
-        (0, 0, 1),
-        (5, 5, 1),  # 2 * (1 + 5 + ... ) is more than 1: cut
-        (0, 5, 2 / 32),
-        (1, 9, 2 * (1 + 10) / 1024),
-        (8, 2, 2 * (1 + 10 + 45) / 1024),
-    ],
-)
-def test_mcnemar_by_hand(b, c, p):
-    assert results.mcnemar(b, c) == pytest.approx(p, rel=1e-15)
-    assert results.mcnemar(c, b) == results.mcnemar(b, c)
-
-
-def test_mcnemar_of_hundreds_is_close_to_its_normal_approximation():
-    """b + c = 900, b - c = 60: z = 59 / 30 with the correction for continuity, two-sided p = 0.0492."""
-    assert results.mcnemar(480, 420) == pytest.approx(0.0492, abs=2e-4)
-    assert results.mcnemar(3000, 1000) < 1e-200
-
-
-def test_half_interval_by_hand():
-    """1, 2, 3, 4, 5: standard deviation sqrt(2.5), over sqrt(5), times 2.7764."""
-    assert results.half_interval(np.arange(1.0, 6.0)) == pytest.approx(2.7764 * np.sqrt(0.5), abs=1e-4)
-
-
-def table_cells(text, first):
-    """The cells of the rows whose first cell is `first`."""
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
-    return [row for row in rows if row[0] == first]
-
-
-def test_the_tables_by_hand(tmp_path, capsys):
-    accuracies = {"lenet": ([0.98, 0.99], [0.99, 0.98]), "lenet_bn": ([0.9, 0.995], [0.9, 0.987])}
-    for model, seeds in accuracies.items():
-        for seed, accuracy in enumerate(seeds):
-            history = measured(make_history(model, seed=seed, epochs=2, test_accuracy=accuracy, test_loss=[0.04, 0.02]))
-            labels = np.zeros(1000, np.uint8)
-            wrong = np.arange(round(1000 * (1 - accuracy[-1]))) + (5 if model == "lenet_bn" else 0)
-            predictions = labels.copy()
-            predictions[wrong] = 1
-            arrays = {"labels": labels, "predictions": predictions, "mistakes": wrong.astype(np.int64)}
-            arrays |= {
-                "confidence": np.ones(1000, np.float32),
-                "mistake_images": np.zeros((len(wrong), 28, 28), np.uint8),
-            }
-            write(tmp_path / "study", history, arrays)
-    plot.main(["--output-dir", str(tmp_path), "--table"])
-    text = capsys.readouterr().out
-    summary = table_cells(text, "`lenet`")[0]
-    # last epochs 99 and 98 %: mean 98.5, deviation sqrt(0.5) = 0.71; best epochs 99 and 99 %
-    assert summary[1:] == ["61,706", "2", "98.50 ± 0.71 %", "0.0200 ± 0.0000", "99.00 ± 0.00 %", "0.0200 ± 0.0000"]
-    _, paired, *tests = table_cells(text, "`lenet_bn`")
-    # differences 0.5 and 0.7 points: mean 0.6, deviation 0.1414, half 12.7062 * 0.1414 / sqrt(2) = 1.2706
-    assert paired[1:] == ["2", "+0.60 [-0.67, +1.87]", "+0.0000 [+0.0000, +0.0000]"]
-    # seed 0: wrong 0..9 against 5..9; seed 1: 0..19 against 5..17, so b = 0 and c = 5, then 7
-    assert [row[1:] for row in tests[:2]] == [["0", "0", "5", "0.0625"], ["1", "0", "7", "0.0156"]]
-    widths = {}
-    for block in text.split("\n\n"):
-        if block.startswith("|"):
-            widths[block] = {len(line) for line in block.splitlines()}
-    assert all(len(width) == 1 for width in widths.values())  # aligned in the source as well
-
-
-def test_the_tables_of_the_observations(folder, capsys):
-    plot.main(["--output-dir", str(folder), "--table"])
-    text = capsys.readouterr().out
-    last = table_cells(text, "`lenet --augment`")[-1]
-    assert last[1] == "last"
-    assert last[-1] == "0 of 18"  # three runs of six epochs; clean training images are always ahead
-    gradients = table_cells(text, "`lenet`")[-1]
-    first_layer = np.mean([make_history(seed=seed)["train_loss"][-1] for seed in range(3)])
-    assert gradients[1] == "6"
-    assert gradients[2] == f"{first_layer:.2g}"
-    assert gradients[-1] == f"{first_layer:.2g}"
-
-
-def test_tables_that_lack_their_data_are_left_out(tmp_path, capsys):
-    write(tmp_path / "study", make_history("mlp", True))
-    plot.main(["--output-dir", str(tmp_path), "--table"])
-    text = capsys.readouterr().out
-    assert text.count("| configuration") == 1
-    assert "nan" not in text
-    plot.main(["--output-dir", str(tmp_path)])
-    assert {path.name for path in tmp_path.glob("*.png")} == {"comparison.png", "study.png"}
+def test_figures_are_sharp_enough_to_print():
+    figure = plot.draw_run(make_history())
+    assert figure.get_figwidth() * figure.dpi >= 2000  # pixels, for the width of a page
