@@ -28,7 +28,7 @@ from torch.optim.swa_utils import update_bn
 
 import plot
 from dataset import MNIST, MNIST_SHA256, ROTATION, SMALLEST_CROP, TRANSLATION, draw_affine, warp
-from model import MODELS, LeNet5, count_parameters, describe
+from model import MODELS, LeNet5, count_parameters
 from support import checkpoint, history, processes, result
 from support.checkpoint import RunFiles, State
 from support.command import (
@@ -47,6 +47,7 @@ from support.divergence import check_finite
 from support.download import Source, find_data
 from support.fast_layers import use_fast_layers
 from support.history import History, epochs_done
+from support.layer_table import describe
 from support.observer import Observer
 
 # The recipe, one for all networks. It was chosen on the last 10,000 training images, held out: benchmarks/tuning.md.
