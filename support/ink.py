@@ -1,0 +1,617 @@
+"""From any picture of a handwritten digit to 28x28 pixels as MNIST has them.
+
+What was done to MNIST's digits (LeCun et al. 1998, III.A) is done to a photograph or a drawing: its ink is found,
+fitted into 20x20 pixels keeping its proportions, and placed with its centre of mass in the middle of 28x28, strokes as
+thick as MNIST's. The way there: `open_picture` (file to RGB), `find_figures` (RGB to ink), `normalize` (ink to 28x28).
+It knows nothing of networks.
+"""
+
+import contextlib
+import math
+import stat
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+from scipy import ndimage
+from scipy.spatial import ConvexHull, QhullError
+
+from support.lines import EIGHT, extent, find_lines, reduce, stroke_width
+
+SIZE = 28  # pixels a side of an MNIST image
+
+# Pixels. The largest mode of common phones is 50 million. Pillow holds 4 bytes a pixel, and turning or recolouring a
+# picture makes a copy: this many take half a gigabyte.
+MAX_PIXELS = 64_000_000
+MAX_SIDE = 30_000  # pixels; of a very long picture Pillow's resizing needs gigabytes
+WORKING = 512  # pixels of the longer side, to which every picture is scaled: a digit a tenth as large is still legible
+COARSE = 64  # the same, where only light and paper are looked at
+MIDDLE = 256  # the same, where sheets and frames are looked for
+FINE = 160  # pixels of the longer side of a figure while its strokes are measured and changed: 8 to a pixel of BOX
+BOX = 20  # pixels a side that an MNIST digit is fitted into
+STROKE = 2.7  # pixels in BOX: the median thickness of MNIST's strokes, by `stroke_width` of 300 training images
+
+
+class PictureError(Exception):
+    """The file is no picture that can be read, or there is no ink in it. The message says what was found."""
+
+
+# --- from a file to a picture -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Picture:
+    """A picture at the working scale, and how large it was."""
+
+    pixels: Image.Image  # RGB, as `flatten` gives it
+    width: int  # of the original, upright
+    height: int
+
+
+def open_picture(path: str | Path) -> Picture:
+    """The first frame of any picture that Pillow reads, at most MAX_PIXELS large. Raises PictureError."""
+    path = Path(path)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for who writes into it
+            raise PictureError("is not a file; expected a picture")
+        if status.st_size == 0:
+            raise PictureError("is empty; expected a picture")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow warns of is either checked here or no matter
+            with Image.open(path, formats=_formats()) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+                    raise PictureError(f"is {width:,} x {height:,} pixels; {_LIMIT}")
+                turned = image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
+                image.draft(None, (2 * WORKING, 2 * WORKING))  # a large JPEG is then decoded at a fraction of its size
+                return Picture(flatten(image), *((height, width) if turned else (width, height)))
+    except PictureError:
+        raise
+    except FileNotFoundError:
+        raise PictureError("not found") from None
+    except MemoryError:
+        raise PictureError("is too large for the memory of this machine; make it smaller") from None
+    except Image.DecompressionBombError:  # Pillow's own limit is higher, but it looks before the size is known here
+        raise PictureError(f"has over {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; {_LIMIT}") from None
+    except Image.UnidentifiedImageError:
+        raise PictureError("is not a picture that Pillow reads; expected PNG, JPEG, WebP, GIF or the like") from None
+    except OSError as error:
+        raise PictureError(f"cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # of a damaged file Pillow's plugins raise a dozen kinds, all meaning this
+        raise PictureError(f"is damaged: {error or type(error).__name__}") from None
+
+
+_LIMIT = f"expected at most {MAX_PIXELS:,}, and {MAX_SIDE:,} a side: make it smaller, 1,000 a side are plenty"
+_ORIENTATION = 0x0112  # the EXIF tag
+_ON_ITS_SIDE = (5, 6, 7, 8)  # its values that mean a quarter turn
+
+
+def _formats() -> list[str]:
+    """All of Pillow's, less EPS, which Pillow hands to another program, Ghostscript."""
+    Image.init()
+    return [name for name in Image.ID if name != "EPS"]
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """Any picture as RGB, upright, its longer side WORKING pixels, what is transparent shown on paper."""
+    image = ImageOps.exif_transpose(image)
+    deep = image.mode[0] in "IF"  # more than 8 bits, which Pillow would clip at 255
+    image = image.convert("F" if deep else "RGBA" if image.has_transparency_data else "RGB")
+    image = _scale(image, WORKING, Image.Resampling.BICUBIC)
+    if deep:  # of a range that each camera or scanner chooses for itself
+        values = np.asarray(image, np.float64)
+        low, high = values.min(), values.max()
+        image = Image.fromarray(np.uint8(255 * (values - low) / (high - low if high > low else 1))).convert("RGB")
+    if image.mode == "RGB":
+        return image
+    pixels, alpha = np.split(np.asarray(image, np.float64), [3], axis=2)
+    alpha = alpha / 255
+    visible = pixels[alpha[..., 0] > 0.5]
+    paper: np.ndarray | float
+    if 2 * len(visible) > alpha.size:  # most of it can be seen: that is the paper, and goes on
+        paper = np.median(visible, axis=0)
+    else:  # only the ink can be seen: it was drawn on what it stands out against
+        paper = 255.0 if len(visible) and visible.mean() < 128 else 0.0
+    return Image.fromarray(np.uint8(np.round(alpha * pixels + (1 - alpha) * paper)))
+
+
+def _scale(image: Image.Image, longer: int, filter: Image.Resampling) -> Image.Image:
+    """The image with its longer side `longer` pixels, its proportions kept."""
+    return image.resize(_scaled(image.size, longer), filter)
+
+
+def _scaled(size: tuple[int, int], longer: int) -> tuple[int, int]:
+    width, height = (max(1, round(longer * length / max(size))) for length in size)
+    return width, height
+
+
+# --- sheets: on what paper the ink stands -----------------------------------------------------------------------------
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, the last two behind the last pixel
+SMALLEST_SHEET = 24  # pixels of MIDDLE
+EDGE = 0.035  # of full brightness, a pixel: what changes faster is an edge, unless the picture is noisy
+
+
+@dataclass
+class Sheet:
+    """A part of a picture with paper of its own: a slip on a table, the inside of a frame, or the whole."""
+
+    pixels: Image.Image  # RGB, its longer side WORKING pixels
+    inside: np.ndarray  # bool (H, W): which of its pixels belong to it
+    box: Box  # where it was cut out
+    whole: bool  # all of the picture
+
+
+def find_sheets(picture: Image.Image) -> list[Sheet]:
+    """The innermost sheets of an RGB picture that have something on them, in no order; else the picture as a whole.
+
+    Edges divide the picture into smooth regions. A sheet is one that has straight sides and surrounds something.
+    """
+    regions, _ = ndimage.label(_smooth(_scale(picture, MIDDLE, Image.Resampling.BOX)))
+    found = []
+    for number, box in enumerate(ndimage.find_objects(regions), 1):
+        region = np.pad(regions[box] == number, 1)
+        if min(region.shape) < SMALLEST_SHEET:
+            continue
+        filled = ndimage.binary_fill_holes(region)
+        if _surrounds_something(region, filled) and _has_straight_sides(filled):
+            mask = np.zeros(regions.shape, bool)
+            mask[box] = filled[1:-1, 1:-1]
+            found.append(mask)
+    innermost = [
+        one for one in found if not any(other.sum() < one.sum() and not (other & ~one).any() for other in found)
+    ]
+    return [_cut_out(picture, mask) for mask in innermost if mask.mean() < 0.9] or [_whole(picture)]
+
+
+def _smooth(picture: Image.Image) -> np.ndarray:
+    """Where an RGB picture changes slowly, measured against the light there: bool (H, W)."""
+    pixels = ndimage.gaussian_filter(np.asarray(picture, np.float32) / 255, (0.8, 0.8, 0))
+    light = np.maximum(ndimage.gaussian_filter(pixels.mean(2), 8), 0.2)
+    across, down = (np.abs(ndimage.sobel(pixels, axis, mode="nearest")).max(2) / 8 for axis in (1, 0))
+    change = np.hypot(across, down) / light
+    return change < max(EDGE / 2, 4 * np.median(change), 0.1 * np.quantile(change, 0.995))
+
+
+def _surrounds_something(region: np.ndarray, filled: np.ndarray) -> bool:
+    """Whether the larger part is paper, and what it surrounds is not small against it."""
+    if region.sum() < 0.4 * filled.sum():
+        return False
+    holes, _ = ndimage.label(filled & ~region)
+    sides = [max(part.stop - part.start for part in box) for box in ndimage.find_objects(holes)]
+    return max(sides, default=0) > max(0.15 * min(region.shape), 8)
+
+
+def _has_straight_sides(mask: np.ndarray) -> bool:
+    """Whether a mask (H, W) is a polygon without notches: a rectangle, seen from aside, or cut off by the picture.
+
+    Of its convex hull the corners that stand out least are taken away. An ellipse keeps more than seven.
+    """
+    points = np.argwhere(mask & ~ndimage.binary_erosion(mask))
+    try:
+        hull = ConvexHull(points)
+    except QhullError:
+        return False
+    corners = points[hull.vertices].astype(float)
+    while len(corners) > 3:
+        before, after = np.roll(corners, 1, 0), np.roll(corners, -1, 0)
+        along, here = after - before, corners - before
+        height = np.abs(along[:, 0] * here[:, 1] - along[:, 1] * here[:, 0]) / np.maximum(np.hypot(*along.T), 1e-9)
+        if height.min() > 0.03 * max(mask.shape):
+            break
+        corners = np.delete(corners, height.argmin(), 0)
+    return len(corners) <= 7 and mask.sum() >= 0.9 * hull.volume
+
+
+def _cut_out(picture: Image.Image, mask: np.ndarray) -> Sheet:
+    """The part of the picture under a mask (h, w), MIDDLE pixels large, less its edges."""
+    mask = ndimage.binary_erosion(mask)  # the edge is blurred
+    scale = picture.width / mask.shape[1], picture.height / mask.shape[0]
+    rows, columns = extent(mask)
+    box = (
+        round(columns.start * scale[0]),
+        round(rows.start * scale[1]),
+        round(columns.stop * scale[0]),
+        round(rows.stop * scale[1]),
+    )
+    pixels = _scale(picture.crop(box), WORKING, Image.Resampling.BICUBIC)
+    inside = Image.fromarray(mask[rows, columns]).resize(pixels.size, Image.Resampling.NEAREST)
+    return Sheet(pixels, np.asarray(inside, bool), box, whole=False)
+
+
+def _whole(picture: Image.Image) -> Sheet:
+    return Sheet(picture, np.ones((picture.height, picture.width), bool), (0, 0, *picture.size), whole=True)
+
+
+# --- from a sheet to its ink ------------------------------------------------------------------------------------------
+
+
+def ink_signal(sheet: Sheet) -> np.ndarray:
+    """How much each pixel differs from its paper towards the ink: float (H, W), paper around 0, 0 outside the sheet.
+
+    Light and paper come first: a smooth surface through most of the pixels. What differs from it does so along a line
+    in colour space, from paper to ink; ink is the end of it where the few are.
+    """
+    coarse = np.asarray(_scale(sheet.pixels, COARSE, Image.Resampling.BOX), np.float64)
+    height, width, _ = coarse.shape
+    paper_only = Image.fromarray(sheet.inside).convert("L").resize((width, height), Image.Resampling.BOX)
+    paper = _paper(coarse, np.asarray(paper_only) == 255, sheet)
+    pixels = np.asarray(sheet.pixels.filter(ImageFilter.GaussianBlur(1)), np.float64)
+    # relative to the light there; below a quarter of full brightness noise would grow more than ink
+    difference = (pixels - paper) / np.maximum(paper.mean(2, keepdims=True), 64)
+    flat = difference[sheet.inside]
+    line = np.linalg.eigh(flat.T @ flat)[1][:, -1]
+    signal = difference @ line
+    signal *= np.sign((signal[sheet.inside] ** 3).sum()) or 1
+    if sheet.whole:
+        signal -= _large_areas(signal)
+    near_paper = np.abs(signal[sheet.inside])
+    signal -= np.median(signal[sheet.inside][near_paper <= np.median(near_paper)])
+    return np.where(sheet.inside, signal, 0)
+
+
+def _paper(coarse: np.ndarray, inside: np.ndarray, sheet: Sheet) -> np.ndarray:
+    """The smooth surface that most of the `coarse` pixels (h, w, 3) lie on: float (H, W, 3), as large as the sheet.
+
+    A polynomial of degree 3 in x and y, fitted by iteratively reweighted least squares with Cauchy's weights, so that
+    ink, dark or light, counts for little. It starts from the plane through most of a whole picture's outermost pixels:
+    a digit that fills the picture would else be taken for the paper.
+    """
+    height, width, _ = coarse.shape
+    y, x = np.indices((height, width))
+    places, colours = np.stack([x, y], -1)[inside], coarse[inside]
+    surface = np.median(colours, axis=0)
+    if sheet.whole:
+        rim = (places == 0).any(1) | (places == (width - 1, height - 1)).any(1)
+        start = np.median(colours[rim], axis=0)
+        plane = _fit_surface(_terms(places[rim], width, height, 1), colours[rim], start, 0.5)
+        surface = _terms(places, width, height, 1) @ plane
+    share = 0.3 if sheet.whole else 0.5
+    for degree in (1, 2, 3):
+        terms = _terms(places, width, height, degree)
+        coefficients = _fit_surface(terms, colours, surface, share)
+        surface = terms @ coefficients
+    return _evaluate(coefficients, *sheet.pixels.size).clip(0, 255)
+
+
+def _fit_surface(terms: np.ndarray, colours: np.ndarray, surface: np.ndarray, share: float) -> np.ndarray:
+    """Coefficients float (terms, 3) of a polynomial through most of the colours (N, 3), from a first guess `surface`.
+
+    terms: float (N, terms). share: of the colours that lie on the surface, at least.
+    """
+    for _ in range(10):
+        distance = np.linalg.norm(colours - surface, axis=1)
+        usual, far = np.quantile(distance, (share, 0.95))
+        scale = max(min(usual, 0.12 * far), 2.0)  # a distance of 2 of 255 is nothing
+        weighted = terms / ((1 + (distance / (3 * scale)) ** 2) ** 2)[:, None]
+        coefficients = np.linalg.lstsq(weighted.T @ terms, weighted.T @ colours, rcond=None)[0]
+        surface = terms @ coefficients
+    return coefficients
+
+
+def _terms(places: np.ndarray, width: int, height: int, degree: int) -> np.ndarray:
+    """The terms x^i y^j, i + j <= degree, at places (N, 2), the picture being [-1, 1] in x and y: float (N, terms)."""
+    x, y = ((2 * places + 1) / (width, height) - 1).T
+    return np.stack([x**i * y**j for i in range(degree + 1) for j in range(degree + 1 - i)], axis=1)
+
+
+def _evaluate(coefficients: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The polynomial of degree 3 at all pixels: float (height, width, 3)."""
+    x, y = (2 * np.arange(width) + 1) / width - 1, (2 * np.arange(height) + 1) / height - 1
+    rows = np.zeros((height, 4, 3))
+    powers = [(i, j) for i in range(4) for j in range(4 - i)]
+    for (i, j), coefficient in zip(powers, coefficients, strict=True):
+        rows[:, i] += (y**j)[:, None] * coefficient
+    return np.einsum("wi,hic->hwc", np.stack([x**i for i in range(4)], axis=1), rows, optimize=True)
+
+
+def _large_areas(signal: np.ndarray) -> np.ndarray:
+    """What in `signal` is wider than any stroke and reaches the edge: a shadow with a hard edge, the table's rim.
+
+    A morphological opening: what a square of a third of the picture's side fits into stays, the rest is levelled. Then
+    a reconstruction from the edge inwards: what does not hang together with the edge is levelled too, it may be ink.
+    So is what is the lesser part of a figure: a broad stroke.
+    """
+    picture = Image.fromarray(signal.astype(np.float32))
+    coarse = np.asarray(_scale(picture, COARSE, Image.Resampling.BOX)).clip(0)
+    window = 2 * (COARSE // 6) + 1
+    opened = ndimage.grey_opening(coarse, (window, window), mode="nearest")
+    level = opened.copy()
+    level[1:-1, 1:-1] = 0
+    while not np.array_equal(level, grown := np.minimum(ndimage.maximum_filter(level, 3), opened)):
+        level = grown
+    area = level > FAINT
+    if area.any():
+        figures, count = ndimage.label(coarse > np.median(level[area]) / 2)
+        shares = ndimage.mean(area, figures, range(1, count + 1))
+        level[np.isin(figures, np.flatnonzero(np.asarray(shares) < 0.5) + 1)] = 0
+    return np.asarray(Image.fromarray(level).resize(picture.size, Image.Resampling.BILINEAR))
+
+
+FAINT = 0.06  # of the light: what differs less from the paper the eye hardly sees
+
+
+def _threshold(values: np.ndarray) -> float:
+    """Half way between paper and ink, of the signal of a sheet's pixels (N,). Raises PictureError without ink.
+
+    Otsu's threshold ("A threshold selection method from gray-level histograms", 1979) tells ink from shadows and
+    stains; it is taken over what stands out and as much paper, because ink may be a thousandth of the picture.
+    """
+    noise = np.quantile(np.abs(values), 0.25) / 0.3186  # the standard deviation, if normal; ink hardly moves it
+    floor = max(5 * noise, FAINT)  # 5: of 262,144 pixels of noise none
+    candidates = values[values > floor]
+    if not len(candidates):
+        raise PictureError("nothing in it looks like ink")
+    ordered = np.sort(np.concatenate([candidates, np.zeros(len(candidates))]))
+    low = np.arange(1, len(ordered)) / len(ordered)
+    sums = np.cumsum(ordered)[:-1] / len(ordered)
+    between = (ordered.mean() * low - sums) ** 2 / (low * (1 - low))
+    split = ordered[between.argmax() + 1]
+    return max(float(np.median(values[values >= split])) / 2, floor)
+
+
+# --- from ink to figures ----------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Figure:
+    """Ink that may be a digit: a connected piece, or several that stand close."""
+
+    mask: np.ndarray  # bool (h, w), cut out tightly
+    left: int  # pixels
+    top: int
+    on_edge: bool = False  # more of it lies on the sheet's outermost pixels than half its longer side
+    scale: float = 1  # of the picture, a pixel of the mask
+    box: tuple[float, float, float, float] = (0, 0, 0, 0)  # in the picture: left, top, right, bottom
+
+    @property
+    def height(self) -> int:
+        return self.mask.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.mask.shape[1]
+
+    @property
+    def side(self) -> int:
+        return max(self.mask.shape)
+
+    @property
+    def mass(self) -> int:
+        return int(self.mask.sum())
+
+    def apart(self, other: "Figure") -> tuple[int, int]:
+        """Pixels between the two boxes, across and down; negative where they overlap."""
+        return (
+            max(self.left, other.left) - min(self.left + self.width, other.left + other.width),
+            max(self.top, other.top) - min(self.top + self.height, other.top + other.height),
+        )
+
+
+GRAIN = 2  # pixels: ink is connected across gaps up to this
+SPECK = 0.02  # of the largest piece: what is smaller is dust or noise
+LEGIBLE = WORKING // 32  # pixels: a digit has a side of at least that
+MOST_PIECES = 50  # the largest are enough: the digits are among them, or there are none
+
+
+def figures_on(sheet: Sheet) -> list[Figure]:
+    """What may be digits on a sheet, the largest first, in its pixels. Raises PictureError if there is none."""
+    signal = ink_signal(sheet)
+    possible = sheet.inside.copy()
+    mask = np.zeros_like(possible)
+    for _ in range(4):
+        try:
+            mask = possible & (signal > _threshold(signal[possible]))
+        except PictureError:
+            if not mask.any():
+                raise
+            break
+        structure = find_lines(mask, sheet.inside)
+        structure |= _containers(mask & ~structure)
+        if not structure.any():
+            break
+        if not _legible(mask & ~structure):
+            if sheet.whole:
+                break
+            raise PictureError("nothing in it looks like ink")
+        if not sheet.whole and (mask & ~structure).sum() < 0.15 * structure.sum():
+            raise PictureError("nothing in it looks like ink")
+        mask = mask & ~structure
+        possible &= ~ndimage.binary_dilation(structure, EIGHT, iterations=2) | mask
+    return _join(_pieces(mask, sheet.inside))
+
+
+def _legible(mask: np.ndarray) -> bool:
+    numbers, _ = ndimage.label(mask, EIGHT)
+    return any(max(part.stop - part.start for part in box) >= LEGIBLE for box in ndimage.find_objects(numbers))
+
+
+def _containers(mask: np.ndarray) -> np.ndarray:
+    """Pieces of thin strokes that enclose another piece, as a ring round a digit does: bool (H, W)."""
+    numbers, _ = ndimage.label(mask, EIGHT)
+    result = np.zeros_like(mask)
+    boxes = ndimage.find_objects(numbers)
+    for number, box in enumerate(boxes, 1):
+        piece = numbers[box] == number
+        if max(piece.shape) < 2 * LEGIBLE:
+            continue
+        held = ndimage.binary_fill_holes(piece) & mask[box] & ~piece
+        if not held.any():
+            continue
+        rows, columns = extent(held)
+        if (
+            max(rows.stop - rows.start, columns.stop - columns.start) > 0.3 * max(piece.shape)
+            and rows.stop - rows.start >= LEGIBLE
+        ):
+            result[box] |= piece
+    return result
+
+
+def _pieces(mask: np.ndarray, inside: np.ndarray) -> list[Figure]:
+    """The connected pieces of a mask (H, W) that may be ink, the largest first.
+
+    Specks are left out. So is what lies along the edge of the sheet, if anything else there can be a digit: it is the
+    table, or the dark of a corner. Raises PictureError if nothing can be a digit.
+    """
+    height, width = mask.shape
+    coarse, _ = ndimage.label(reduce(mask, GRAIN), EIGHT)
+    numbers = coarse.repeat(GRAIN, 0).repeat(GRAIN, 1)[:height, :width] * mask
+    masses = np.bincount(numbers.ravel())
+    masses[0] = 0
+    boxes = ndimage.find_objects(numbers)
+    rim = inside & ~ndimage.binary_erosion(inside)
+    pieces = []
+    for number in masses.argsort()[::-1][:MOST_PIECES]:
+        if not masses[number]:
+            break
+        rows, columns = boxes[number - 1]
+        piece = numbers[rows, columns] == number
+        on_edge = (piece & rim[rows, columns]).sum() > max(piece.shape) / 2
+        pieces.append(Figure(piece, columns.start, rows.start, on_edge))
+    free = [piece for piece in pieces if not piece.on_edge]
+    if any(piece.side >= LEGIBLE for piece in free):
+        pieces = free
+    elif not any(piece.side >= LEGIBLE for piece in pieces):
+        raise PictureError("nothing in it looks like ink, or it is too small to be read")
+    return [piece for piece in pieces if piece.mass > SPECK * pieces[0].mass]
+
+
+def _join(pieces: list[Figure]) -> list[Figure]:
+    """The figures that the pieces make up, the largest first: the bar of a 5 often does not touch the rest."""
+    figures = list(pieces)
+    while True:
+        pairs = [
+            (max(one.apart(other)), i, j)
+            for i, one in enumerate(figures)
+            for j, other in enumerate(figures[:i])
+            if _belong_together(one, other)
+        ]
+        if not pairs:
+            break
+        _, i, j = min(pairs)
+        joined = _union(figures[i], figures[j])
+        figures = [figure for k, figure in enumerate(figures) if k not in (i, j)] + [joined]
+    figures.sort(key=lambda figure: -figure.mass)
+    return figures
+
+
+def _belong_together(one: Figure, other: Figure) -> bool:
+    """Whether two figures that stand close are parts of one digit rather than two digits."""
+    across, down = one.apart(other)
+    if max(across, down) > CLOSE * max(one.side, other.side):
+        return False
+    narrow, wide = sorted((one.width, other.width))
+    low, high = sorted((one.height, other.height))
+    if low > 0.6 * high and across > -0.2 * narrow:
+        return False  # side by side, both tall
+    both_whole = all(figure.height > 0.9 * figure.width for figure in (one, other))
+    return not (both_whole and narrow > 0.5 * wide and low > 0.6 * high and down > -0.2 * low)  # one above the other
+
+
+CLOSE = 0.15  # of the larger one's side
+
+
+def _union(one: Figure, other: Figure) -> Figure:
+    left, top = min(one.left, other.left), min(one.top, other.top)
+    right, bottom = (
+        max(one.left + one.width, other.left + other.width),
+        max(one.top + one.height, other.top + other.height),
+    )
+    mask = np.zeros((bottom - top, right - left), bool)
+    for part in (one, other):
+        mask[part.top - top :, part.left - left :][: part.height, : part.width] |= part.mask
+    return Figure(mask, left, top)
+
+
+def find_figures(picture: Image.Image) -> list[Figure]:
+    """All that may be digits in an RGB picture, the largest first. Raises PictureError if nothing may.
+
+    Their `box` lies in the picture, their mask at the scale at which they were found.
+    """
+    found: list[Figure] = []
+    for sheet in find_sheets(picture):
+        with contextlib.suppress(PictureError):
+            found += [_placed(figure, sheet) for figure in figures_on(sheet)]
+    if not found:
+        sheet = _whole(picture)
+        found = [_placed(figure, sheet) for figure in figures_on(sheet)]
+    return sorted(found, key=lambda figure: -figure.mass * figure.scale**2)
+
+
+def _placed(figure: Figure, sheet: Sheet) -> Figure:
+    """The figure of a sheet, its box and scale in the picture."""
+    scale = (sheet.box[2] - sheet.box[0]) / sheet.pixels.width
+    left, top = sheet.box[0] + scale * figure.left, sheet.box[1] + scale * figure.top
+    box = (left, top, left + scale * figure.width, top + scale * figure.height)
+    return replace(figure, box=box, scale=scale)
+
+
+def reading_order(figures: list[Figure]) -> list[list[Figure]]:
+    """Lines from top to bottom, in each the figures from left to right.
+
+    A figure stands in the line of the last one if their heights overlap by half of the lower one's.
+    """
+    lines: list[list[Figure]] = []
+    for figure in sorted(figures, key=lambda figure: figure.box[0]):
+        best, most = None, 0.5
+        for line in lines:
+            top, bottom = max(figure.box[1], line[-1].box[1]), min(figure.box[3], line[-1].box[3])
+            low = min(figure.box[3] - figure.box[1], line[-1].box[3] - line[-1].box[1])
+            if (bottom - top) / low > most:
+                best, most = line, (bottom - top) / low
+        if best is None:
+            lines.append([figure])
+        else:
+            best.append(figure)
+    return sorted(lines, key=lambda line: sum(figure.box[1] + figure.box[3] for figure in line) / len(line))
+
+
+def prepare(image: Image.Image) -> np.ndarray:
+    """The largest figure in any picture as uint8 (28, 28), white on black, as MNIST would show it.
+
+    Dark ink on light paper or light on dark, uneven light, thin pens and thick. The same picture always gives the same
+    result. Raises PictureError if there is nothing that looks like ink.
+    """
+    return normalize(find_figures(flatten(image))[0].mask)
+
+
+# --- from ink to MNIST ------------------------------------------------------------------------------------------------
+
+
+def normalize(figure: np.ndarray) -> np.ndarray:
+    """A mask (H, W), cut out tightly, as MNIST would show it: uint8 (28, 28), white on black.
+
+    As in MNIST the longer side of the bounding box is 20 pixels, edges are gray by the area that is covered, and the
+    centre of mass lies on pixel (14, 14), counted from 0 (over the training images its mean is 14.0 and 14.0).
+    """
+    fine = _set_thickness(fit(figure, FINE) > 127)
+    small = fit(fine, BOX)
+    rows, columns = small.shape
+    mass = small.sum(dtype=float)
+    top = round(SIZE / 2 - (small.sum(1) @ np.arange(rows)) / mass)
+    left = round(SIZE / 2 - (small.sum(0) @ np.arange(columns)) / mass)
+    top, left = min(max(top, 0), SIZE - rows), min(max(left, 0), SIZE - columns)
+    result = np.zeros((SIZE, SIZE), np.uint8)
+    result[top : top + rows, left : left + columns] = small
+    return result
+
+
+def fit(mask: np.ndarray, side: int) -> np.ndarray:
+    """The mask as uint8, 0 to 255, its longer side `side` pixels."""
+    return np.asarray(_scale(Image.fromarray(np.uint8(255 * mask)), side, Image.Resampling.HAMMING))
+
+
+def _set_thickness(mask: np.ndarray) -> np.ndarray:
+    """The mask, its longer side FINE pixels, with strokes that are STROKE thick once it is fitted into BOX."""
+    wanted = STROKE * FINE / BOX
+    # the figure grows with its strokes, and is fitted again: (width + change) * FINE / (FINE + change) = wanted
+    change = FINE * (wanted - stroke_width(mask)) / (FINE - wanted)
+    if change > 0:
+        mask = ndimage.distance_transform_edt(~np.pad(mask, math.ceil(change / 2))) <= change / 2
+    else:
+        depth = ndimage.distance_transform_edt(np.pad(mask, 1))
+        mask = depth > min(-change / 2, depth.max() / 2)
+    return mask[extent(mask)]

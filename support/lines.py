@@ -1,0 +1,223 @@
+"""Lines in a mask of ink: ruled and squared paper, cells, frames, what is underlined; found to be taken away.
+
+A line is straight, thin, and runs nearly along the picture's sides; what makes it no stroke of a digit is said in
+`find_lines`. It knows nothing of pictures, only masks.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+BORDER = 8  # pixels from the edge of a sheet that count as the edge
+SMALLEST = 16  # pixels of the longer side of a piece that is searched
+MOST_PIECES = 12  # that are searched, the largest first
+LOOKED_AT = 160  # pixels of the longer side of a piece while lines are looked for in it
+STEEPEST = 0.2  # of a line against the picture's sides: 11 degrees
+SPAN = 0.6  # of the piece's side: what is shorter is no line
+FULL = 0.85  # of a line's pixels are ink; the rest are gaps
+MOSTLY_THIN = 0.5  # of a line's pixels no stroke crosses
+SLENDER = 10  # times as long as thick is a line at least
+THIN = 0.12  # of the piece's longer side: what is thicker is no line
+CERTAIN = 8  # so many lines are a grid, whatever is left without them
+MANY = 3  # so many lines from edge to edge are no digit
+EIGHT = np.ones((3, 3), bool)  # pixels that touch at a corner hang together
+
+
+@dataclass
+class Line:
+    """A straight thin part of a piece of ink."""
+
+    pixels: np.ndarray  # bool (H, W) of the sheet
+    across: bool  # rather than down
+    start: int  # along it
+    stop: int
+    thickness: float
+    spans: bool  # from edge to edge of the sheet
+    alone: bool  # nothing else hangs together with it
+    in_grid: bool  # so do others, both ways
+
+
+def find_lines(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """What in a mask of ink (H, W) is a printed or ruled line, not a stroke of a digit: bool (H, W).
+
+    That is what runs from edge to edge of the sheet `inside`; lines both ways, as in a grid or a frame; a line below or
+    above that is longer than what stands on it; and what is much thinner than the strokes. Where a stroke crosses a
+    line, the stroke stays.
+    """
+    lines = _all_lines(mask, inside)
+    if not lines:
+        return np.zeros_like(mask)
+    border = inside & ~ndimage.binary_erosion(inside, iterations=BORDER)
+    spanning = [line for line in lines if line.spans]
+    if spanning and len(spanning) < MANY:  # a tightly cut 7 has such a bar, but the rest of it reaches the edge, too
+        main = _largest(_without(mask, spanning))
+        if main is not None and (main & border).any():
+            spanning = []
+    sure = spanning + [line for line in lines if line.in_grid and not line.spans]
+    usual = np.median([line.thickness for line in sure]) if sure else 0
+    sure = [line for line in sure if line.thickness < 2 * usual + 2]  # others are strokes along a line
+    if len(sure) < CERTAIN and any(line.in_grid for line in sure):
+        rest = _largest(_without(mask, sure))
+        if rest is not None and rest.sum() < 0.15 * (mask & ~_without(mask, sure)).sum():
+            sure = []  # it was a digit of straight strokes
+    others = [line for line in lines if not line.in_grid and not line.spans]
+    main = _largest(_without(mask, sure + [line for line in others if line.across]))
+    if main is None:
+        sure += [line for line in others if line.across]
+    else:
+        figure = extent(main)
+        strokes = stroke_width(main[figure])
+        sure += [line for line in others if _underlines(line, figure) or (line.alone and line.thickness < strokes / 2)]
+    return mask & ~_without(mask, sure)
+
+
+def _without(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
+    """A mask (H, W) less the lines, with the strokes that cross them."""
+    if not lines:
+        return mask
+    taken = ndimage.binary_dilation(np.logical_or.reduce([line.pixels for line in lines]), EIGHT)
+    rest = mask & ~taken
+    reach = math.ceil(max(line.thickness for line in lines) / 2) + 2
+    padded = np.pad(rest, reach)
+    closed = ndimage.binary_closing(padded, iterations=reach)[reach:-reach, reach:-reach]
+    return rest | (closed & taken & mask)
+
+
+def _underlines(line: Line, figure: tuple[slice, slice]) -> bool:
+    """Whether a line across is longer than the figure is large, and stands out on both sides of it."""
+    rows, columns = figure
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    out = min(columns.start - line.start, line.stop - columns.stop)
+    return line.across and line.stop - line.start > 1.1 * max(height, width) and out > 0.05 * height
+
+
+def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
+    """The lines in each of the largest pieces of a mask (H, W)."""
+    numbers, _ = ndimage.label(mask, EIGHT)
+    masses = np.bincount(numbers.ravel())[1:]
+    boxes = ndimage.find_objects(numbers)
+    border = ~ndimage.binary_erosion(inside, iterations=BORDER)
+    lines = []
+    for index in masses.argsort()[::-1][:MOST_PIECES]:
+        box = boxes[index]
+        piece = numbers[box] == index + 1
+        if max(piece.shape) < SMALLEST:
+            continue
+        scale = max(1, math.ceil(max(piece.shape) / LOOKED_AT))
+        small, edge = reduce(piece, scale), reduce(border[box] & piece, scale)
+        across, down = _straight(small), [line.T for line in _straight(small.T)]
+        in_grid = (len(across) >= 2 and len(down) >= 2) or _is_frame(across, down)
+        for axis, pixels in [(1, line) for line in across] + [(0, line) for line in down]:
+            along = pixels.nonzero()[axis]
+            ends = along <= along.min() + 4, along >= along.max() - 4
+            whole = np.zeros_like(mask)
+            whole[box] = pixels.repeat(scale, 0).repeat(scale, 1)[: piece.shape[0], : piece.shape[1]] & piece
+            lines.append(
+                Line(
+                    pixels=whole,
+                    across=axis == 1,
+                    start=box[axis].start + scale * int(along.min()),
+                    stop=box[axis].start + scale * int(along.max() + 1),
+                    thickness=whole.sum() / max(1, whole.any(1 - axis).sum()),
+                    spans=all(bool(edge[pixels][end].any()) for end in ends),
+                    alone=bool(whole.sum() > 0.85 * masses[index]),
+                    in_grid=in_grid,
+                )
+            )
+    return lines
+
+
+def _straight(mask: np.ndarray) -> list[np.ndarray]:
+    """The thin straight lines in a mask (h, w) that run along its rows, or up to STEEPEST against them: masks."""
+    height, width = mask.shape
+    length = max(round(SPAN * width), 8)
+    if length > width:
+        return []
+    thickness = _run_lengths(mask)
+    thin = mask & (thickness <= max(THIN * max(height, width), 2))
+    found = np.zeros_like(mask)
+    columns = np.arange(width)
+    steps = round(STEEPEST * width)
+    for step in range(-steps, steps + 1):
+        rows = (np.arange(height)[:, None] + np.round(step * (columns / width - 0.5)).astype(int)) % height
+        rows = rows[thin[rows, columns].sum(1) >= MOSTLY_THIN * length]
+        level = mask[rows, columns]
+        full = _windows(level, length) >= FULL * length
+        full &= _windows(thin[rows, columns], length) >= MOSTLY_THIN * length
+        marks = np.zeros((len(full), width + 1), np.int32)  # a window that is full marks all its pixels
+        marks[:, : full.shape[1]] += full
+        marks[:, length:] -= full
+        y, x = ((np.cumsum(marks, axis=1)[:, :width] > 0) & level).nonzero()
+        found[rows[y, x], x] = True
+    numbers, count = ndimage.label(ndimage.binary_dilation(found, EIGHT), EIGHT)
+    lines = []
+    for number in range(1, count + 1):
+        near = (numbers == number) & mask
+        if not (near & thin).any():
+            continue
+        usual = np.median(thickness[near & thin])
+        line = near & (thickness <= 1.6 * usual + 1)
+        if line.any() and np.ptp(line.nonzero()[1]) >= SLENDER * usual:
+            lines.append(line)
+    return lines
+
+
+def _windows(level: np.ndarray, length: int) -> np.ndarray:
+    """Of each `length` neighbours in a row of a mask (h, w), how many are set: int (h, w - length + 1)."""
+    sums = np.pad(np.cumsum(level, axis=1, dtype=np.int32), ((0, 0), (1, 0)))
+    return sums[:, length:] - sums[:, :-length]
+
+
+def _run_lengths(mask: np.ndarray) -> np.ndarray:
+    """Of each pixel of a mask (H, W), the length of the run of set pixels in its column: int (H, W)."""
+    padded = np.pad(mask, ((1, 1), (0, 0))).T
+    change = np.diff(padded.astype(np.int8).ravel())
+    starts, stops = (change == 1).nonzero()[0] + 1, (change == -1).nonzero()[0] + 1
+    lengths = np.zeros(padded.size, np.int32)
+    lengths[padded.ravel()] = np.repeat(stops - starts, stops - starts)
+    return lengths.reshape(padded.shape)[:, 1:-1].T
+
+
+def _is_frame(across: list[np.ndarray], down: list[np.ndarray]) -> bool:
+    """Whether at least three of the four sides of a piece are lines."""
+    sides = set()
+    for axis, lines in enumerate((across, down)):
+        for line in lines:
+            middle = np.nonzero(line)[axis].mean() / line.shape[axis]
+            if not 0.15 < middle < 0.85:
+                sides.add((axis, middle > 0.5))
+    return len(sides) >= 3
+
+
+# --- masks ------------------------------------------------------------------------------------------------------------
+
+
+def extent(mask: np.ndarray) -> tuple[slice, slice]:
+    """The rows and columns that a mask (H, W), not empty, takes."""
+    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def reduce(mask: np.ndarray, scale: int) -> np.ndarray:
+    """Of every `scale` x `scale` pixels of a mask (H, W), whether any is set."""
+    height, width = mask.shape
+    padded = np.pad(mask, ((0, -height % scale), (0, -width % scale)))
+    return padded.reshape(padded.shape[0] // scale, scale, -1, scale).any((1, 3))
+
+
+def stroke_width(mask: np.ndarray) -> float:
+    """The mean thickness of a mask's strokes in pixels.
+
+    Across a stroke the distance to its edge climbs from 0 to half the thickness and falls again: a quarter on average.
+    """
+    return float(4 * ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1][mask].mean())
+
+
+def _largest(mask: np.ndarray) -> np.ndarray | None:
+    """The largest connected piece of a mask (H, W); None if it is empty."""
+    numbers, count = ndimage.label(mask, EIGHT)
+    if not count:
+        return None
+    return np.equal(numbers, np.bincount(numbers.ravel())[1:].argmax() + 1)
