@@ -424,7 +424,7 @@ def _parse_pax(data: bytes) -> dict[str, str]:
     """
     fields: dict[str, str] = {}
     start = 0
-    for _ in range(MAX_RECORDS):
+    for _ in range(MAX_RECORDS + 1):
         if start == len(data):
             return fields
         record = _PAX_RECORD.match(data, start)

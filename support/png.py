@@ -15,6 +15,7 @@ MAX_CHUNKS = 1000  # of a PNG: more than one for each of the 812 bytes that its 
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 BLANK = bytes(1 + SIZE)  # a line of pixels 0, filter type 0 in front
+_CHUNK = struct.Struct(">I4s")  # length and kind, before the data and their CRC-32
 _PLAIN = struct.pack(">IIBBBBB", SIZE, SIZE, 8, 0, 0, 0, 0)
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type (PNG specification, third edition, 11.2.1)
 _NAMES = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale with alpha", 6: "RGBA"}
@@ -44,10 +45,13 @@ def scanlines(data: bytes) -> bytes:
     if not data.startswith(SIGNATURE):
         raise PNGError("is not a PNG")
     header, compressed, palette, transparent = None, [], b"", None
-    start = len(SIGNATURE)
+    start, size = len(SIGNATURE), len(data)
     for _ in range(MAX_CHUNKS):
-        kind, end = data[start + 4 : start + 8], start + 8 + int.from_bytes(data[start : start + 4], "big")
-        if end + 4 > len(data):
+        if start + 12 > size:
+            raise PNGError("is a PNG cut off before its end")
+        length, kind = _CHUNK.unpack_from(data, start)
+        end = start + 8 + length
+        if end + 4 > size:
             raise PNGError("is a PNG cut off before its end")
         if zlib.crc32(data[start + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
             raise PNGError(f"is a damaged PNG: wrong checksum of its {kind.decode('latin-1')!r} chunk")

@@ -814,7 +814,7 @@ def test_headers_and_files_that_are_no_images_are_bounded(monkeypatch, save, tmp
 
 
 def test_a_pax_header_of_many_records_or_large_ones(save) -> None:
-    assert len(read_images(save(pax({f"x{number}": "y" * 9000 for number in range(99)}) + tar(GOOD)))[0]) == 2
+    assert len(read_images(save(pax({f"x{number}": "y" * 9000 for number in range(100)}) + tar(GOOD)))[0]) == 2
     assert "a pax header of over 100 records" in refusal(save(pax({f"x{i}": "y" for i in range(101)}) + tar(GOOD)))
     assert "damaged pax header" in refusal(save(pax({"x" * 101: "y"}) + tar(GOOD)))
 
