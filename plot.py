@@ -104,6 +104,8 @@ def compare_ends(history: History, metric: str) -> str:
     train, test = history[f"train_{metric}"][-1], history[f"test_{metric}"][-1]
     if metric == "loss":
         ratio = test / max(train, look.LOSS_FLOOR)
+        if f"{ratio:.2g}" == "1":
+            return "Test loss ends level with the train loss"
         digits = ".2g" if ratio < 100 else ",.0f" if ratio < 1e6 else ".1e"
         return f"Test loss ends at {ratio:{digits}} times the train loss"
     points = f"{100 * abs(test - train):.2f}"
@@ -330,9 +332,11 @@ def draw_networks(runs: list[Run]) -> Figure:
         axes.set_title("Learning rate")
     look.label_ends([*panels, (first, curves)])
     history = networks[0][0].history
-    counts = ", ".join(f"{name_of(group[0].history)} {mean_wrong(group)}" for group in networks)
+    counts = [
+        f"{name_of(group[0].history)} {mean_wrong(group)}".replace(" ", "\N{NO-BREAK SPACE}") for group in networks
+    ]
     on = f"Wrong of the {history['test_images']:,} test images of {readable(history['data'])} after the last epoch"
-    headline(figure, f"{on}{several(networks)}: {counts}")
+    headline(figure, f"{on}{several(networks)}: {', '.join(counts)}")
     return figure
 
 
