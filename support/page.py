@@ -6,6 +6,7 @@ refused rather than shown wrongly.
 """
 
 import base64
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from support import files
-from support.command import UserError
+from support.command import UserError, printable
 
 TEMPLATE = Path(__file__).with_name("draw.html")
 PLACE = "WEIGHTS"  # stands once in the template
@@ -24,51 +25,53 @@ NORMS = ("norm1", "norm3", "norm5", "norm6")
 MLP = ("f1", "f2", "f3", "f4")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "silu": F.silu}  # by their names in draw.html
 CLASSES = 10
-AGREEMENT = 1e-3  # logits of a hundred inputs: float32 rounds to 1e-5, another activation or layer differs by over 0.1
+AGREEMENT = 1e-4  # of the largest logit: float32 rounds to 1e-6 of it, another activation changes half of it
 
 
 def write_page(path: str | Path, name: str, network: nn.Module) -> None:
     """Write one self-contained HTML file, whole or not at all, with which one draws digits and the network reads them.
 
     `name` is shown as the weights' name. The network takes float32 (B, 1, 32, 32); it is LeNet-5, with or without batch
-    normalization, or the MLP, on any device. Raises UserError if the page lacks one of its layers, OSError.
+    normalization, or the MLP. It stays as it is, in training mode or on a GPU. Raises UserError if the page lacks one
+    of its layers or computes something else, OSError if the file cannot be written.
     """
-    parameters = {key: value.detach().cpu() for key, value in network.state_dict().items()}
-    data = {"name": name, "activation": find_activation(name, network), "layers": _encode(parameters)}
+    network = copy.deepcopy(network).cpu().eval()
+    _check_layers(name, network)
+    activation = _find_activation(name, network)
+    data = {"name": name, "activation": activation, "layers": _encode(network.state_dict())}
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # no text in it may end the script element
     page = TEMPLATE.read_text(encoding="utf-8").replace(f">{PLACE}<", f">{text}<")
     files.replace(path, lambda file: file.write(page.encode("utf-8")))
 
 
-def find_activation(name: str, network: nn.Module) -> str:
-    """The activation with which the page computes what `network` does. Raises UserError if it cannot."""
-    parameters = {key: value.detach().cpu() for key, value in network.state_dict().items()}
-    layers = list(dict.fromkeys(key.rpartition(".")[0] for key in parameters))
-    wanted = MLP if "f1" in layers else LENET
-    known = {*wanted, *(NORMS if wanted is LENET else ())}
-    foreign = [layer for layer in layers if layer not in known]
-    missing = [layer for layer in wanted if layer not in layers]
-    if foreign or missing:
-        found = [f"has {', '.join(foreign[:3])}, which the page lacks"] if foreign else []
-        found += [f"lacks {', '.join(missing)}"] if missing else []
-        raise UserError(f"--page: {name} {' and '.join(found)}\n{_KNOWN}")
+def _check_layers(name: str, network: nn.Module) -> None:
+    """Raise UserError unless the layers that have parameters are those of one of the page's two functions."""
+    layers = list(dict.fromkeys(key.rpartition(".")[0] for key in network.state_dict()))
+    needed, possible = (MLP, MLP) if "f1" in layers else (LENET, LENET + NORMS)
+    foreign = [layer or "a parameter of its own" for layer in layers if layer not in possible]
+    missing = [layer for layer in needed if layer not in layers]
+    found = [f"has {', '.join(foreign[:3])}, which the page lacks"] if foreign else []
+    found += [f"lacks {', '.join(missing)}"] if missing else []
+    if found:
+        raise UserError(f"--page: {printable(name)} {' and '.join(found)}\n{_KNOWN}")
+
+
+@torch.no_grad()
+def _find_activation(name: str, network: nn.Module) -> str:
+    """The activation with which the page computes what the network does. Raises UserError if there is none."""
     images = torch.randn(100, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    device = next(network.parameters()).device
-    training = network.training
-    network.eval()
-    with torch.no_grad():
-        logits = network(images.to(device)).cpu()
-    network.train(training)
-    if logits.shape[1:] != (CLASSES,):
-        raise UserError(f"--page: {name} has outputs {tuple(logits.shape[1:])}; the page shows ten digits")
-    for activation, function in ACTIVATIONS.items():
-        try:
-            shown = page_logits(parameters, function, images)
-        except RuntimeError:  # a shape that the layers of the page do not lead to
-            break
-        if (shown - logits).abs().max() < AGREEMENT * max(1, logits.abs().max().item()):
-            return activation
-    raise UserError(f"--page: {name} has the layers' names but computes something else with them\n{_KNOWN}")
+    try:
+        logits = network(images)
+        if logits.shape[1:] != (CLASSES,):
+            shape = "x".join(map(str, logits.shape[1:]))
+            raise UserError(f"--page: {printable(name)} gives {shape} values; the page shows ten digits")
+        for activation, function in ACTIVATIONS.items():
+            difference = page_logits(network.state_dict(), function, images) - logits
+            if difference.abs().max() <= AGREEMENT * logits.abs().max():
+                return activation
+    except RuntimeError:  # shapes that do not fit each other
+        pass
+    raise UserError(f"--page: {printable(name)} has the page's layers but computes something else with them\n{_KNOWN}")
 
 
 _KNOWN = (

@@ -171,8 +171,7 @@ DIGITS: dict[int, list[Points]] = {
 WAYS = {
     "large": (0.05, 0.05, 0.9, 1),
     "small": (0.45, 0.4, 0.18, 0),
-    "in the upper left corner": (0.03, 0.03, 0.3, 1),
-    "in the lower right corner": (0.68, 0.68, 0.28, 0),
+    "in a corner": (0.68, 0.68, 0.28, 0),
     "thick": (0.15, 0.12, 0.72, 2),
 }
 
@@ -257,7 +256,15 @@ class Sharper(CustomMLP):
         return 1.01 * super().forward(images)
 
 
-@pytest.mark.parametrize("network", [Tanh, Sharper])
+class Wider(LeNet5):
+    """For images of 28x28: it cannot take what the page has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c1 = nn.Conv2d(1, 6, 5, padding=2)
+
+
+@pytest.mark.parametrize("network", [Tanh, Sharper, Wider])
 def test_a_network_with_the_same_layers_that_computes_something_else_is_refused(network, tmp_path):
     with pytest.raises(UserError, match="computes something else"):
         write_page(tmp_path / "draw.html", "mine", network())
@@ -270,8 +277,10 @@ def test_a_network_of_letters_is_refused(tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_an_error_of_the_file(tmp_path):
-    with pytest.raises(OSError, match="No such file"):
-        write_page(tmp_path / "none" / "draw.html", "lenet", MODELS["lenet"]())
+    page = tmp_path / "none" / "draw.html"
+    with pytest.raises(FileNotFoundError) as raised:
+        write_page(page, "lenet", MODELS["lenet"]())
+    assert raised.value.filename == str(page)
 
 
 # --- what it computes -------------------------------------------------------------------------------------------------
@@ -301,7 +310,8 @@ def test_the_logits_of_pages_of_the_other_networks_are_pytorchs(name, opened, di
     images = digits[0][:100]
     logits = logits_of_page(opened(tmp_path / "draw.html"), images)
     with torch.no_grad():
-        assert np.abs(logits - network(images).numpy()).max() < 1e-4
+        expected = network(images).numpy()
+    assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()  # random weights give small logits
 
 
 def test_pixels_of_another_number_are_refused(opened):
