@@ -18,7 +18,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -49,6 +48,7 @@ from support.fast_layers import use_fast_layers
 from support.history import History, epochs_done
 from support.layer_table import describe
 from support.observer import Observer
+from support.seeds import DRAWS, WEIGHTS, seed_of
 
 # The recipe, one for all networks. It was chosen on the last 10,000 training images, held out: benchmarks/tuning.md.
 EPOCHS = 50
@@ -56,8 +56,10 @@ BATCH_SIZE = 128
 LEARNING_RATE = 0.05  # at its highest
 WEIGHT_DECAY = 5e-4
 MOMENTUM = 0.9
-WARM_UP = 5  # epochs, in which the learning rate climbs from 0
-FALL = 0.2  # of all epochs, the last, in which it falls to 0
+WARM_UP = 150  # steps, a third of an epoch of MNIST, in which the learning rate climbs from 0
+LONGEST_WARM_UP = 0.2  # of all steps: so much of a short run, or of one on little data
+LONGEST_GRADIENT = 2.0  # L2 norm, to which a longer one is shortened: without, LeNet-5 dies on little data
+FALL = 0.2  # of all steps, the last, in which it falls to 0
 AVERAGING = 4  # what is tested and kept is the mean of the weights over the last fifth of the steps so far
 STATISTICS = 10_000  # training images that batch normalization's statistics are measured on: more change nothing
 AUGMENT = (0.0, 1.0)  # each image at its own strength: some nearly as they are, as test images are
@@ -92,6 +94,7 @@ def train(
         loss = F.cross_entropy(logits, labels)
         optimizer.zero_grad()
         loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), LONGEST_GRADIENT)
         optimizer.step()
         scheduler.step()
         move_average(average, network, step=scheduler.last_epoch)
@@ -127,23 +130,18 @@ def split_range(indices: range) -> list[range]:
 # --- what is unusual about the recipe ---------------------------------------------------------------------------------
 
 
-def learning_rate(epoch: float, epochs: int) -> float:
-    """The rate after so many of all `epochs`, as a share of the highest: it climbs, stays, and falls to 0.
+def learning_rate(step: float, steps: int) -> float:
+    """The rate after so many of all `steps`, as a share of the highest: it climbs, stays, and falls to 0.
 
     It stays high for long because low rates let the weights settle on the training images; averaging the weights takes
     out the noise that a high rate brings.
     """
-    return min(1, epoch / WARM_UP, (1 - epoch / epochs) / FALL)
+    return min(1, step / min(WARM_UP, LONGEST_WARM_UP * steps), (1 - step / steps) / FALL)
 
 
-def make_scheduler(optimizer: Optimizer, steps: int, epochs: int) -> LambdaLR:
-    """`learning_rate` at the middle of each step, of so many an epoch."""
-
-    def at_step(number: int) -> float:
-        epoch, step = divmod(number, steps)
-        return learning_rate(epoch + (step + 0.5) / steps, epochs)
-
-    return LambdaLR(optimizer, at_step)
+def make_scheduler(optimizer: Optimizer, steps: int) -> LambdaLR:
+    """`learning_rate` at the middle of each of all `steps`."""
+    return LambdaLR(optimizer, lambda step: learning_rate(step + 0.5, steps))
 
 
 @torch.no_grad()
@@ -201,7 +199,7 @@ def run(arguments: argparse.Namespace, observer: Observer = Observer()) -> Histo
     device = processes.choose_device(arguments.device)
     with processes.process_group(device), signals_leave_word(), ExitStack() as stack:
         train_set, test_set, source = processes.first_goes_first(lambda: load_data(arguments, device))
-        torch.manual_seed(arguments.seed)
+        torch.manual_seed(seed_of(WEIGHTS, arguments.seed))
         network = build_network(arguments.model, arguments.classes)
         layers = describe(network)
         processes.check_batch_size(arguments.batch_size, len(train_set), network)
@@ -250,10 +248,9 @@ def make_training(arguments: argparse.Namespace, network: nn.Module, train_set: 
     if type(network) is LeNet5:
         use_fast_layers(network)
     batches = processes.Batches(train_set, arguments.batch_size, arguments.seed)
-    optimizer = torch.optim.SGD(
-        network.parameters(), arguments.lr, momentum=MOMENTUM, weight_decay=arguments.weight_decay, fused=True
-    )
-    scheduler = make_scheduler(optimizer, len(batches), arguments.epochs)
+    sgd = {"momentum": MOMENTUM, "nesterov": True, "weight_decay": arguments.weight_decay, "fused": True}
+    optimizer = torch.optim.SGD(network.parameters(), arguments.lr, **sgd)
+    scheduler = make_scheduler(optimizer, len(batches) * arguments.epochs)
     average, shared = copy.deepcopy(network), processes.share_network(network, batches)
     processes.keep_freed_memory()
     return Training(network, shared, average, optimizer, scheduler, train_set, batches, test_set)
@@ -263,7 +260,8 @@ def train_and_test(training: Training, epoch: int, arguments: argparse.Namespace
     """One epoch, counted from 1; its figures by their names in `history.LISTS`. Raises DivergedError."""
     network, shared, average, optimizer, scheduler, train_set, batches, test_set = training
     started, rate = time.perf_counter(), scheduler.get_last_lr()[0]
-    seed_epoch(arguments.seed, epoch)
+    # anew for each epoch and process, so that an epoch draws the same whatever ran before it
+    torch.manual_seed(seed_of(DRAWS, arguments.seed, epoch, processes.rank()))
     batches.epoch = epoch
     train_set.augment = AUGMENT if arguments.augment else False
     train_loss, train_accuracy = train(shared, average, batches, optimizer, scheduler)
@@ -276,18 +274,12 @@ def train_and_test(training: Training, epoch: int, arguments: argparse.Namespace
     return dict(zip(history.LISTS, measured + used, strict=True))
 
 
-def seed_epoch(seed: int, epoch: int) -> None:
-    """Seed every generator anew for this epoch and process, so that an epoch draws the same whatever ran before it."""
-    words = np.random.SeedSequence((seed, epoch, processes.rank())).generate_state(1, np.uint64)
-    torch.manual_seed(int(words[0]))
-
-
 def new_history(
     arguments: argparse.Namespace, network: nn.Module, train_set: MNIST, test_set: MNIST, source: Source
 ) -> History:
     """The record of the run before its first epoch: settings, recipe, data, device."""
     settings = settings_of(arguments, data_name(train_set, test_set, source))
-    recipe: History = {"optimizer": "SGD", "momentum": MOMENTUM, "warm_up": WARM_UP, "fall": FALL}
+    recipe: History = {"optimizer": "SGD", "momentum": MOMENTUM, "nesterov": True, "warm_up": WARM_UP, "fall": FALL}
     recipe |= {"averaging": AVERAGING, "statistics": STATISTICS}
     if arguments.augment:
         recipe |= {"rotation": ROTATION, "translation": TRANSLATION, "smallest_crop": SMALLEST_CROP}
@@ -359,7 +351,7 @@ def finish(place: RunFiles, training: Training, record: History, pictures: bool)
     if pictures:
         arrays |= result.pictures(training.average, test_set.images, arrays)
     if pictures and record["augment"]:
-        seed_epoch(record["seed"], 0)
+        torch.manual_seed(seed_of(DRAWS, record["seed"]))
         arrays |= result.draws(train_set, lambda images: warp(images, draw_affine(len(images))))
     checkpoint.save_result(place, training.average, record, arrays)
     drawn = pictures and result.save_picture(

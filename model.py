@@ -61,7 +61,7 @@ class CustomMLP(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = images.flatten(1)  # (B, 1024)
         for layer in (self.f1, self.f2, self.f3):
-            x = F.silu(layer(x))  # (B, 44), (B, 120), (B, 84)
+            x = F.relu(layer(x))  # (B, 44), (B, 120), (B, 84)
         return self.f4(x)  # (B, classes)
 
 

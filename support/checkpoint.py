@@ -104,7 +104,7 @@ def is_unfinished(path: Path) -> bool:
 def state_to_resume(run: RunFiles, history: History, rate: Callable[[float, int], float]) -> State:
     """What to go on from. Raises UserError where there is nothing, or something else than `history` says.
 
-    rate(epoch, epochs): the schedule; the number of epochs may change as long as it would have been the same so far.
+    rate(step, steps): the schedule; the number of epochs may change as long as it would have been the same so far.
     """
     path = run.checkpoint
     if not path.exists():
@@ -120,8 +120,8 @@ def state_to_resume(run: RunFiles, history: History, rate: Callable[[float, int]
             f"{printable(path)}: the run is finished, so there is nothing to resume; leave --resume out to train anew"
         )
     done, before, now = epochs_done(state["history"]), state["history"]["epochs"], history["epochs"]
-    passed = [step / 8 for step in range(8 * done + 1)]  # eighths of an epoch: a schedule changes more slowly
-    if done > now or any(rate(epoch, before) != rate(epoch, now) for epoch in passed):
+    steps = -(-history["train_images"] // history["batch_size"])  # an epoch
+    if done > now or any(rate(step, before * steps) != rate(step, now * steps) for step in range(done * steps + 1)):
         raise UserError(
             f"{printable(path)}: {done} of {before} epochs are done, too many to go on with --epochs {now}: "
             f"the learning rate would have been another\nresume with --epochs {before}"

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
 from support.command import UserError, check_signals
+from support.seeds import ORDER, seed_of
 
 Result = TypeVar("Result")
 IMAGES_AT_ONCE = 1024  # made together, for several batches: the calls that make 128 cost more than the work on them
@@ -184,7 +185,7 @@ class Batches:
 
     def order(self) -> Tensor:
         """Every index once: int64 (N,)."""
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        generator = torch.Generator().manual_seed(seed_of(ORDER, self.seed, self.epoch))
         return torch.randperm(len(self.dataset), generator=generator)  # type: ignore[arg-type]
 
 
