@@ -30,7 +30,7 @@ class Job(NamedTuple):
 class Ended(NamedTuple):
     name: str
     status: int  # as of `subprocess`; 2 where the job could not be started
-    reason: str  # why the status is not 0: the last line of the log; one line
+    reason: str  # why the status is not 0: from the log; one line
 
 
 def run_jobs(jobs: list[Job], side_by_side: int) -> Iterator[Ended]:
@@ -51,7 +51,7 @@ def run_jobs(jobs: list[Job], side_by_side: int) -> Iterator[Ended]:
                         yield Ended(job.name, 2, f"{printable(job.log)}: cannot be written: {error.strerror}")
                 for process in [process for process in running if process.poll() is not None]:
                     job = running.pop(process)
-                    yield Ended(job.name, process.returncode, _last_line(job.log) if process.returncode else "")
+                    yield Ended(job.name, process.returncode, _reason(job.log) if process.returncode else "")
                 time.sleep(PAUSE)
         finally:
             for process in running:
@@ -84,12 +84,13 @@ def _open_log(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "ab")
 
 
-def _last_line(path: Path) -> str:
-    """The last line with anything in it."""
+def _reason(path: Path) -> str:
+    """The last line that says what is wrong, else the last with anything in it."""
     with open(path, "rb") as file:
         file.seek(max(0, os.path.getsize(path) - 4096))
         lines = file.read().decode(errors="replace").split("\n")
-    return next((printable(line.strip()) for line in reversed(lines) if line.strip()), "no word in the log")
+    said = [line for line in lines if line.startswith("error: ")] or [line for line in lines if line.strip()]
+    return printable(said[-1].strip()) if said else "no word in the log"
 
 
 def end_with_parent() -> None:

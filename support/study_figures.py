@@ -2,19 +2,21 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from support import axes as look
 from support import study_results as results
 from support.axes import Curve, headline, percent, styled
-from support.groups import name_of
 from support.statistics import mean_interval
-from support.study_results import BOTH, MARGIN, NORMALIZED, PLAIN, Configuration, Difference, Groups
+from support.study_results import AUGMENTED, BOTH, MARGIN, MLP, NORMALIZED, PLAIN, Configuration, Difference, Groups
 
 ALPHA = 0.05
+PAIR = (PLAIN, NORMALIZED)
 GAP = 0.11  # between dots that would overprint, in widths of a configuration
 SHOWN, OPEN = "#0072b2", "#7f7f7f"  # a difference that is shown, and one that is not
 MARGIN_COLOR = "#f0e6c8"
@@ -50,20 +52,19 @@ def figure_name(key: Configuration) -> str:
 def draw_study(groups: Groups) -> Figure:
     """The last epoch of each seed as a dot, with the mean and its 95 % interval beside; LeNet-5 on a scale of its own.
 
-    Dots of the two augmented and plain runs of one network with the same seed are joined.
+    Lines join the plain and the augmented run of one network and seed.
     """
     families = {
         "LeNet-5": [key for key in groups if key[0] != "mlp"],
         "MLP": [key for key in groups if key[0] == "mlp"],
     }
     families = {name: keys for name, keys in families.items() if keys}
-    images = next(iter(groups.values()))[0].history["test_images"]
     widths = [len(keys) for keys in families.values()]
     figure = Figure((1.7 * sum(widths) + 2.2, 2 * look.PANEL[1]))
     panels = figure.subplots(2, len(families), squeeze=False, width_ratios=widths)
     for row, metric in zip(panels, results.METRICS, strict=True):
         for axes, keys in zip(row, families.values(), strict=True):
-            draw_seeds(axes, {key: groups[key] for key in keys}, metric, images)
+            draw_seeds(axes, {key: groups[key] for key in keys}, metric)
         row[0].set_title(f"Test {metric} after the last epoch: each seed, and the mean with its 95 % interval")
     spans = [span_of(groups, keys) for keys in families.values()]
     headline(figure, f"Over {seeds_of(groups)} seeds the mean accuracy is {' and '.join(spans)}")
@@ -80,61 +81,46 @@ def family_name(keys: list[Configuration]) -> str:
     return "the MLPs" if keys[0][0] == "mlp" else "the LeNet-5s"
 
 
-def draw_seeds(axes: Axes, groups: Groups, metric: str, images: int) -> None:
-    """A column a configuration; lines join the dots of one seed."""
-    places, all_values = {}, []
+def draw_seeds(axes: Axes, groups: Groups, metric: str) -> None:
+    """A column a configuration; lines join the plain and the augmented run of one network and seed."""
+    factor = 100 if metric == "accuracy" else 1
+    places: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for column, (key, group) in enumerate(groups.items()):
-        values = look.heights(metric, results.last(group, metric), images)[0]
-        all_values.append(values)
-        style = look.line_style(*key)
-        color, face = style["color"], "none" if key[1] else style["color"]  # hollow where lines are dashed: augmented
-        offsets = spread_dots(np.log(values))
+        values = factor * results.last(group, metric)
+        every = factor * np.concatenate([results.last(one, metric) for one in groups.values()])
+        offsets = spread_dots(values, 0.03 * max(np.ptp(every), 1e-9))
         for run, value, offset in zip(group, values, offsets, strict=True):
-            places[column, run.history["seed"]] = (column - 0.15 + offset, value)
+            places.setdefault((key[0], run.history["seed"]), []).append((column - 0.15 + offset, value))
+        style = look.line_style(*key)
+        color, face = style["color"], "white" if key[1] else style["color"]  # hollow where lines are dashed
         axes.plot(column - 0.15 + offsets, values, style["marker"], color=color, markerfacecolor=face, zorder=3)
-        draw_mean(axes, column + 0.27, results.last(group, metric), metric, images, color)
-    for (column, seed), place in places.items():
-        if (column + 1, seed) in places:
-            line = np.array([place, places[column + 1, seed]])
-            axes.plot(*line.T, color=look.PALE, linewidth=0.5, zorder=1)
-    look.log_axis(axes, np.concatenate(all_values), metric, look.floor_of(metric, images))
+        draw_mean(axes, column + 0.27, values, metric, color)
+    for line in places.values():
+        axes.plot(*np.transpose(line), color=look.PALE, linewidth=0.5, zorder=1)
+    axes.set_ylabel("accuracy (%)" if metric == "accuracy" else "loss (nats)")
+    axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
     axes.set_xticks(range(len(groups)), [figure_name(key).replace(" + ", "\n+ ") for key in groups])
-    axes.set_xlim(-0.6, len(groups) - 0.1)
+    axes.set_xlim(-0.6, len(groups) - 0.3)
     axes.grid(False, axis="x")
 
 
-def draw_mean(axes: Axes, place: float, values: np.ndarray, metric: str, images: int, color: str) -> None:
-    mean = mean_interval(values) if len(values) > 1 else None
-    ends = [mean.low, mean.value, mean.high] if mean else [values[0]] * 3
-    low, middle, high = np.sort(look.heights(metric, ends, images)[0])
-    axes.errorbar(place, middle, [[middle - low], [high - middle]], fmt="_", color=color, capsize=3, markersize=8)
-    axes.annotate(
-        look.figure_text(metric, values.mean()),
-        (place, low if metric == "accuracy" else high),
-        (0, 4),
-        textcoords="offset points",
-        ha="center",
-        fontsize=look.SMALL,
-    )
+def draw_mean(axes: Axes, place: float, values: np.ndarray, metric: str, color: str) -> None:
+    mean = values.mean()
+    half = mean_interval(values).high - mean if len(values) > 1 else 0
+    axes.errorbar(place, mean, half, fmt="_", color=color, capsize=3, markersize=8)
+    words = f"{mean:.2f} %" if metric == "accuracy" else f"{mean:.4f}"
+    above: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": look.SMALL}
+    axes.annotate(words, (place, mean + half), (0, 4), **above)
 
 
-def spread_dots(values: np.ndarray) -> np.ndarray:
-    """Sideways offsets that keep dots apart whose values are close: the nearest free place, from the middle out."""
-    close = 0.035 * max(np.ptp(values), 1e-9) + 0.012
-    offsets = np.zeros(len(values))
-    steps = [0, *(side * GAP * step for step in range(1, len(values)) for side in (1, -1))]
+def spread_dots(values: np.ndarray, close: float) -> np.ndarray:
+    """Sideways offsets that keep dots apart whose values are closer than that: the free place nearest to the middle."""
+    steps = [0.0, *(side * GAP * step for step in range(1, len(values)) for side in (1, -1))]
+    offsets: dict[int, float] = {}
     for place in np.argsort(values, kind="stable"):
-        taken = {
-            round(offsets[other], 6) for other in placed(values, place) if abs(values[other] - values[place]) < close
-        }
-        offsets[place] = next(step for step in steps if round(step, 6) not in taken)
-    return offsets
-
-
-def placed(values: np.ndarray, place: int) -> list[int]:
-    """The dots that come before this one in the order of their values."""
-    order = list(np.argsort(values, kind="stable"))
-    return order[: order.index(place)]
+        taken = [offset for other, offset in offsets.items() if abs(values[other] - values[place]) < close]
+        offsets[int(place)] = next(step for step in steps if step not in taken)
+    return np.array([offsets[place] for place in range(len(values))])
 
 
 # --- differences ------------------------------------------------------------------------------------------------------
@@ -144,16 +130,12 @@ def placed(values: np.ndarray, place: int) -> list[int]:
 def draw_differences(found: list[Difference]) -> Figure:
     """A forest plot: of each difference the interval of new seeds, and that of new seeds and new digits."""
     rows = [one for one in found if one.metric == "accuracy"]
-    height = 0.46 * len(rows) + 2.6
-    figure = Figure((12.5, height))
-    large = {one.comparison.name for one in rows if abs(one.paired.value) > 0.003}
-    small = [one for one in rows if one.comparison.name not in large]
-    if not small or not large:
-        small, large = rows, set()
+    figure = Figure((12.5, 0.42 * len(rows) + 2.4))
     columns = figure.subplots(1, 2, sharey=True)
     for axes, metric in zip(columns, results.METRICS, strict=True):
         draw_forest(axes, [one for one in found if one.metric == metric], metric)
-    columns[0].legend(loc="upper center", bbox_to_anchor=(1.0, -0.16), ncols=4, frameon=False)
+    handles, labels = columns[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     headline(figure, forest_title(rows))
     return figure
 
@@ -185,6 +167,7 @@ def draw_forest(axes: Axes, found: list[Difference], metric: str) -> None:
     axes.set_yticks(range(len(found)), [one.comparison.name for one in found])
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.grid(False, axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_title("Test accuracy" if metric == "accuracy" else "Test loss")
     axes.set_xlabel("points, after the last epoch" if metric == "accuracy" else "nats, after the last epoch")
     if metric == "accuracy":
@@ -270,7 +253,7 @@ def train_test_title(groups: Groups) -> str:
 
 @styled
 def draw_gradients(groups: Groups) -> Figure:
-    """|g|·|W| by layer, before the first epoch and after each, with and without batch normalization."""
+    """‖g‖·‖W‖ by layer, before the first epoch and after each, with and without batch normalization."""
     layers = results.shared_layers(groups)
     columns = 3
     rows = -(-len(layers) // columns)
@@ -279,7 +262,7 @@ def draw_gradients(groups: Groups) -> Figure:
     panels = []
     for axes, layer in zip(every, layers, strict=False):
         curves = []
-        for key in (PLAIN, NORMALIZED):
+        for key in PAIR:
             scaled = np.maximum(results.scaled_gradients(groups[key], layer), look.LOSS_FLOOR)
             curves.append(Curve(figure_name(key), scaled, look.line_style(*key)))
         draw_from_zero(axes, curves)
@@ -288,7 +271,7 @@ def draw_gradients(groups: Groups) -> Figure:
     for axes in every[len(layers) :]:
         axes.set_visible(False)
     values = np.concatenate([curve.values.ravel() for _, curves in panels for curve in curves])
-    for axes, curves in panels:
+    for axes, _ in panels:
         look.log_axis(axes, values, "‖g‖·‖W‖", look.LOSS_FLOOR)
     panels[0][0].legend(frameon=False, loc="lower left")
     headline(figure, gradients_title(groups, layers))
@@ -310,14 +293,12 @@ def draw_from_zero(axes: Axes, curves: list[Curve]) -> None:
 def gradients_title(groups: Groups, layers: list[str]) -> str:
     words = []
     for when, epoch in (("before the first epoch", 0), ("after the last", -1)):
-        scaled = {
-            key: [results.scaled_gradients(groups[key], layer)[:, epoch] for layer in layers]
-            for key in (PLAIN, NORMALIZED)
-        }
-        ratios = [results.ratio(b, a) for a, b in zip(scaled[PLAIN], scaled[NORMALIZED], strict=True)]
+        scaled = [[results.scaled_gradients(groups[key], layer)[:, epoch] for layer in layers] for key in PAIR]
+        ratios = [results.ratio(with_it, without) for without, with_it in zip(*scaled, strict=True)]
         larger, smaller = sum(one.low > 1 for one in ratios), sum(one.high < 1 for one in ratios)
         words.append(f"{when} larger in {larger} and smaller in {smaller} of {len(layers)} layers")
-    return f"With batch normalization ‖g‖·‖W‖ is {', '.join(words)}; mean of {seeds_of({key: groups[key] for key in (PLAIN, NORMALIZED)})} seeds"
+    seeds = seeds_of({key: groups[key] for key in PAIR})
+    return f"With batch normalization ‖g‖·‖W‖ is {', '.join(words)}; mean of {seeds} seeds"
 
 
 # --- moved digits -----------------------------------------------------------------------------------------------------
@@ -349,11 +330,15 @@ def draw_moved(groups: Groups) -> Figure:
 
 
 def moved_title(groups: Groups) -> str:
-    shift, turn = (
-        {key: 100 * (results.moved(group, "") - results.moved(group, move)).mean() for key, group in groups.items()}
-        for move in ("shift2", "turn15")
-    )
-    return (
-        f"Digits shifted by 2 pixels cost {min(shift.values()):.1f} to {max(shift.values()):.1f} points of accuracy, "
-        f"digits turned by 15° {min(turn.values()):.1f} to {max(turn.values()):.1f}"
-    )
+    """How many of the intervals lie above 0, of each pair that says what one part of a network gives."""
+    pairs = {"LeNet-5 over the MLP": (PLAIN, MLP), "augmentation": (AUGMENTED, PLAIN)}
+    pairs |= {"batch normalization": (NORMALIZED, PLAIN), "both over augmentation": (BOTH, AUGMENTED)}
+    counts = []
+    for name, pair in pairs.items():
+        found = [results.paired(groups, *pair, partial(results.moved, move=move)) for move in results.MOVES]
+        if all(found):
+            counts.append(f"{name} {sum(one.low > 0 for one in found if one)}")
+    number = len(results.MOVES)
+    if not counts:
+        return f"Accuracy on digits moved in {number} ways, mean of {seeds_of(groups)} seeds"
+    return f"Of {number} kinds of moved digits, so many differences have an interval above 0: {', '.join(counts)}"

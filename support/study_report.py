@@ -32,6 +32,7 @@ from support.study_results import (
 )
 
 ALPHA = 0.05
+MOST_CONFUSIONS = 10  # of 90
 WIDTH = 120  # letters of a line of text
 TUNING = Path(__file__).resolve().parent.parent / "benchmarks" / "tuning.jsonl"
 UNITS = {"accuracy": (100, 3, " points"), "loss": (1, 4, "")}  # factor, digits, unit of a difference
@@ -87,7 +88,7 @@ def document(groups: Groups, found: list[Difference], drawn: dict[str, str]) -> 
         [*train_test_section(groups), drawn.get("train_test", "")],
         [*gradients_section(groups), drawn.get("gradients", "")],
         [*moved_section(groups), drawn.get("moved", "")],
-        [*confusion_section(groups), drawn.get("study_confusion", "")],
+        confusion_section(groups),
         own_rate_section(),
         earlier_section(groups),
         limits_section(groups, found),
@@ -152,6 +153,10 @@ def listed(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
+def capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
 def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
@@ -165,11 +170,11 @@ def opening(groups: Groups) -> list[str]:
     counts = sorted({len(group) for group in groups.values()})
     seeds = counted(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
     recipe = [
-        f"{first.get('optimizer', 'SGD')} with momentum {first['momentum']:g}" if "momentum" in first else "",
+        f"{first.get('optimizer', 'an optimizer')} with momentum {first.get('momentum')}"
+        + " of Nesterov's kind" * bool(first.get("nesterov")),
         f"batches of {first['batch_size']}",
-        f"a learning rate of at most {first['lr']:g}",
-        f"reached in {counted(first['warm_up'], 'epoch')}" if "warm_up" in first else "",
-        f"falling to 0 over the last {percent(first['fall'], 0)} of the epochs" if "fall" in first else "",
+        f"a learning rate of {first['lr']:g} at its highest, reached after {first.get('warm_up')} steps, falling to 0 "
+        f"over the last {percent(first.get('fall', 0), 0)} of them",
         f"weight decay {first['weight_decay']:g}",
     ]
     versions = listed(sorted({version for run in runs for version in str(run.get("torch_version", "?")).split(", ")}))
@@ -181,17 +186,17 @@ def opening(groups: Groups) -> list[str]:
             "figures are drawn in the same go. `python study.py` trains the runs."
         ),
         text(
-            f"{len(runs)} runs: {counted(len(groups), 'configuration')} times {seeds}, {first['epochs']} epochs each, on "
-            f"{first['data']} ({first['train_images']:,} training and {first['test_images']:,} test images).",
-            f"One recipe for all: {', '.join(part for part in recipe if part)}.",
+            f"{len(runs)} runs: {counted(len(groups), 'configuration')} times {seeds}, {first['epochs']} epochs each, "
+            f"on {first['data']} ({first['train_images']:,} training and {first['test_images']:,} test images).",
+            f"One recipe for all: {', '.join(recipe)}.",
             "What is tested is the average of the weights after the last epoch; no epoch was chosen. Between two "
-            "configurations only the network and the augmentation differ; the networks differ in their activation, too: "
-            "ReLU in LeNet-5, SiLU in the MLP.",
+            "configurations only the network and the augmentation differ; the networks differ in their activation, "
+            "too: ReLU in LeNet-5, SiLU in the MLP.",
             f"PyTorch {versions}, {devices}.",
         ),
         text(
-            "The recipe was chosen on the last 10,000 training images (`benchmarks/tuning.md`). Of this recipe the test "
-            "set serves this study alone. It has served three studies before, with the recipe before: see the end."
+            "The recipe was chosen on the last 10,000 training images (`benchmarks/tuning.md`). Of this recipe the "
+            "test set serves this study alone. It has served three studies of an earlier recipe before: see the end."
         ),
     ]
 
@@ -205,8 +210,8 @@ def accuracy_section(groups: Groups) -> list[str]:
             row += [mean_deviation(values, metric), half_width(values, metric)]
         rows.append(row)
     caption = (
-        "Test set, last epoch: mean ± standard deviation over the seeds, and half the width of the 95 % interval of the "
-        "mean (Student's t)."
+        "Test set, last epoch: mean ± standard deviation over the seeds, and half the width of the 95 % interval of "
+        "the mean (Student's t)."
     )
     header = ["configuration", "parameters", "seeds", "accuracy", "mean within, points", "loss", "mean within"]
     return ["## Accuracy and loss", table(caption, header, rows)]
@@ -238,18 +243,18 @@ def differences_section(found: list[Difference]) -> list[str]:
     return [
         "## Differences",
         text(
-            f"{len(found)} differences were named before the runs were made, in accuracy and in loss: one family, whose p "
-            "values (two-sided, of the t test paired by seed) are adjusted by Holm's method. Runs with one seed share "
-            "the order of the images and, where the layers are the same, the first weights, and nothing else; the "
-            "interval of Welch beside it uses no pairs. Both say what new seeds would give on these test images. The "
-            "third interval says what new seeds and new digits would give: a bootstrap of both (10,000 resamples, the "
-            "same images for all configurations, each configuration its own seeds). Equivalence within "
-            f"{margin}, a margin named beforehand, is what two one-sided paired t tests show; their p values are "
-            "adjusted by Holm's method among themselves."
+            f"{len(found)} differences were named before the runs were made, in accuracy and in loss: one family, "
+            "whose p values (two-sided, of the t test paired by seed) are adjusted by Holm's method. Runs with one "
+            "seed share the order of the images and, where the layers are the same, the first weights, and nothing "
+            "else; the interval of Welch beside it uses no pairs. Both say what new seeds would give on these test "
+            "images. The third interval says what new seeds and new digits would give: a bootstrap of both (10,000 "
+            "resamples, the same images for all configurations, each configuration its own seeds). Each interval is "
+            f"one of 95 % by itself. Equivalence within {margin}, a margin named beforehand, is what two one-sided "
+            "paired t tests show; their p values are adjusted by Holm's method among themselves."
         ),
         table(
-            "Differences in accuracy, points, with 95 % intervals. `bn` is batch normalization; the interaction is both "
-            "- augment - bn + plain.",
+            "Differences in accuracy, points, with 95 % intervals. `bn` is batch normalization; the interaction is "
+            "both - augment - bn + plain.",
             [*header, f"p, within {margin}"],
             rows["accuracy"],
         ),
@@ -261,7 +266,7 @@ def differences_section(found: list[Difference]) -> list[str]:
 
 def verdict(one: Difference, found: list[Difference]) -> str:
     """What is shown of a comparison, in accuracy and in loss."""
-    words = [f"{one.comparison.what.capitalize()}: {with_interval(one.paired)} points;"]
+    words = [f"{capital(one.comparison.what)}: {with_interval(one.paired)} points;"]
     if one.holm < ALPHA:
         words.append(f"a difference is shown for new seeds on these images ({p_words(one.holm)})")
         words.append(f"though Welch's interval {interval(one.welch[1:3])} holds 0" * (not one.welch.excludes_zero))
@@ -270,18 +275,20 @@ def verdict(one: Difference, found: list[Difference]) -> str:
             words.append(f"and it is shown to be smaller than {100 * MARGIN:.2f} points")
     else:
         words.append(f"no difference is shown ({p_words(one.holm)})")
+        words.append(", although its interval taken alone excludes 0," * one.paired.excludes_zero)
         assert one.equivalence is not None
         if one.equivalence < ALPHA:
             words.append(f"and equivalence within {100 * MARGIN:.2f} points is ({p_words(one.equivalence)})")
         else:
             words.append(f"and neither is equivalence within {100 * MARGIN:.2f} points ({p_words(one.equivalence)})")
     loss = next((other for other in found if other.comparison == one.comparison and other.metric == "loss"), None)
-    sentence = " ".join(word for word in words if word) + "."
+    sentence = " ".join(word for word in words if word).replace(" ,", ",") + "."
     if loss is None:
         return sentence
     shown = "a difference is shown" if loss.holm < ALPHA else "no difference is shown"
+    alone = ", although the interval taken alone excludes 0" * (loss.holm >= ALPHA and loss.paired.excludes_zero)
     new = f" {images_words(loss)}" if loss.holm < ALPHA and loss.images else ""
-    return f"{sentence} Loss {with_interval(loss.paired, 'loss')}; {shown} ({p_words(loss.holm)}){new}."
+    return f"{sentence} Loss {with_interval(loss.paired, 'loss')}; {shown} ({p_words(loss.holm)}){alone}{new}."
 
 
 def images_words(one: Difference) -> str:
@@ -298,8 +305,12 @@ def images_section(groups: Groups) -> list[str]:
         return []
     adjusted = holm([one.pooled for one in pairs])
     rows = [
-        [one.comparison.name, str(one.seeds), f"{one.only_first:g}", f"{one.only_second:g}", f"{one.shown}"]
-        + [f"{one.detectable:.2f}", p_value(p)]
+        [
+            one.comparison.name,
+            *(f"{number:g}" for number in (one.seeds, one.only_first, one.only_second, one.shown)),
+            f"{one.detectable:.2f}",
+            p_value(p),
+        ]
         for one, p in zip(pairs, adjusted, strict=True)
     ]
     shown = [one.comparison.name for one, p in zip(pairs, adjusted, strict=True) if p < ALPHA]
@@ -307,11 +318,11 @@ def images_section(groups: Groups) -> list[str]:
     return [
         "## The same test images",
         table(
-            "McNemar's exact test for each pair of networks with one seed: test images that only the first, and only the "
-            "second configuration reads right (medians over the pairs), how many pairs have a p below 5 %, and the "
-            "difference in points that a pair with so many discordant images would show with a power of 80 %. Last: the "
-            "test pooled over the seeds by sign flips, image by image, of the shares of networks that are right; p "
-            "adjusted by Holm's method over this table.",
+            "McNemar's exact test for each pair of networks with one seed: test images that only the first, and only "
+            "the second configuration reads right (medians over the pairs), how many pairs have a p below 5 %, and "
+            "the difference in points that a pair with so many discordant images would show with a power of 80 %. "
+            "Last: the test pooled over the seeds by sign flips, image by image, of the shares of networks that are "
+            "right; p adjusted by Holm's method over this table.",
             ["difference", "pairs", "only first", "only second", "p < 5 %", "power 80 % at", "p, pooled"],
             rows,
         ),
@@ -376,8 +387,8 @@ def speed_table(rows: list[list[str]]) -> str:
     header = ["configuration", "after epoch 1", "mean over the epochs"]
     header += [f"epochs to {percent(threshold, 1)}" for threshold in results.THRESHOLDS]
     caption = (
-        "Test accuracy of the averaged weights on the way: mean ± standard deviation over the seeds; the epoch in which "
-        "it first reaches a level, with the number of runs that do where not all do."
+        "Test accuracy of the averaged weights on the way: mean ± standard deviation over the seeds; the epoch in "
+        "which it first reaches a level, with the number of runs that do where not all do."
     )
     return table(caption, header, rows)
 
@@ -420,15 +431,16 @@ def train_test_section(groups: Groups) -> list[str]:
         "## Observation 1: test accuracy above train accuracy",
         table(
             "Test accuracy less train accuracy as the epoch ran, in points, and the steps that lead from one to the "
-            "other: from the weights as they change, in training mode, to the averaged ones on the same kind of images "
-            "(`weights`; all images as they ran against the first 10,000, in one fixed draw of the augmentation); from "
-            "augmented images to the same as they are (`images`); from training digits to test digits (`digits`). Means "
-            "over the seeds with 95 % intervals; first and last epoch, and the mean over all. `above` counts the epochs "
-            "of all runs with the test accuracy above.",
+            "other: from the weights as they change, in training mode, to the averaged ones on the same kind of "
+            "images (`weights`; all images as they ran against the first 10,000, in one fixed draw of the "
+            "augmentation); from augmented images to the same as they are (`images`); from training digits to test "
+            "digits (`digits`). Means over the seeds with 95 % intervals; first and last epoch, and the mean over "
+            "all. `above` counts the epochs of all runs with the test accuracy above.",
             ["configuration", "epoch", "above", "test - train", "weights", "images", "digits"],
             rows,
         ),
-        text(*(train_test_sentence(key, group) for key, group in measured.items())),
+        bullets(train_test_sentence(key, group) for key, group in measured.items()),
+        text("The first epochs, in which the weights move fastest, weigh most in these means."),
     ]
 
 
@@ -453,11 +465,14 @@ def points(values: np.ndarray) -> str:
 
 def train_test_sentence(key: Configuration, group: list[results.Run]) -> str:
     above, parts = results.above_train(group), results.decomposition(group)
-    mean = {name: 100 * values.mean() for name, values in parts.items()}
-    images = f"{mean['images']:+.2f} from harder images, " if key[1] else ""
+    start = f"{name_of(key)}: the test accuracy is above in {above.sum()} of {above.size} epochs"
+    if not above.any():
+        return f"{start}."
+    mean = {name: 100 * values[above].mean() for name, values in parts.items()}
+    images = f"{mean['images']:+.2f} from harder images, " * key[1]
     return (
-        f"{name_of(key)}: above in {above.sum()} of {above.size} epochs; in the mean over all, the {mean['total']:+.2f} "
-        f"points are {mean['weights']:+.2f} from moving weights, {images}{mean['digits']:+.2f} from unseen digits."
+        f"{start}; in these, by {mean['total']:+.2f} points in the mean: {mean['weights']:+.2f} from moving weights, "
+        f"{images}{mean['digits']:+.2f} from unseen digits."
     )
 
 
@@ -492,14 +507,13 @@ def gradients_section(groups: Groups) -> list[str]:
             "images, of the weights as they are trained: mean over the seeds without (`lenet`) and with batch "
             "normalization (`lenet_bn`), and the ratio of the second to the first as a geometric mean with its 95 % "
             "interval (Welch, of logarithms; not adjusted for their number). Norms of gradients depend on the scale of "
-            "the weights, and behind a layer that is normalized that scale does not matter to the function; |g|·|W| "
+            "the weights, and behind a layer that is normalized that scale does not matter to the function; ‖g‖·‖W‖ "
             "does not depend on it, so the last column is the one to be compared.",
-            ["epoch", "layer", "|g| without", "|g| with", "ratio of |g|", "ratio of |g|·|W|"],
+            ["epoch", "layer", "‖g‖ without", "‖g‖ with", "ratio of ‖g‖", "ratio of ‖g‖·‖W‖"],
             rows,
         ),
         text(
-            "What it says of |g|·|W|:",
-            *sentences,
+            f"With batch normalization ‖g‖·‖W‖ is, as a multiple of that without, {'; '.join(sentences)}.",
             "It describes these runs; it is no cause of anything, and says nothing of other layers, recipes or depths.",
         ),
     ]
@@ -513,11 +527,11 @@ def ratio_sentence(moment: str, ratios: list[Estimate]) -> str:
     when = "before the first epoch" if moment.startswith("before") else f"after epoch {moment}"
     larger = sum(one.low > 1 for one in ratios)
     smaller = sum(one.high < 1 for one in ratios)
-    span = f"{min(one.value for one in ratios):.2g} to {max(one.value for one in ratios):.2g} times"
+    span = f"{min(one.value for one in ratios):.2g} to {max(one.value for one in ratios):.2g}"
     open_ones = len(ratios) - larger - smaller
     counts = [f"larger in {larger}" * (larger > 0), f"smaller in {smaller}" * (smaller > 0)]
     counts += [f"not told apart in {open_ones}" * (open_ones > 0)]
-    return f"{when} it is {span} that without ({', '.join(filter(None, counts))} of {len(ratios)} layers)."
+    return f"{when} {span} ({', '.join(filter(None, counts))} of {len(ratios)} layers)"
 
 
 # --- moved digits -----------------------------------------------------------------------------------------------------
@@ -547,10 +561,9 @@ def moved_section(groups: Groups) -> list[str]:
     parts = [
         "## Digits that were moved",
         table(
-            "Accuracy on test digits shifted by 1 to 4 pixels (mean over left, right, up and down; MNIST's digits keep "
-            "4 pixels from the border) and turned by 5 to 25 degrees (mean over both ways, bilinear): mean ± standard "
-            "deviation over the seeds. The augmentation shifts by up to 2.8 pixels either way and turns by up to 20 "
-            "degrees.",
+            "Accuracy on test digits shifted by 1 to 4 pixels (mean over left, right, up and down; at 4, 0.8 % of "
+            "MNIST's ink leaves the image) and turned by 5 to 25 degrees (mean over both ways, bilinear): mean ± "
+            f"standard deviation over the seeds.{augmentation_range(groups)}",
             ["test digits", *map(name_of, measured)],
             rows,
         ),
@@ -567,6 +580,15 @@ def moved_section(groups: Groups) -> list[str]:
         parts += [table(caption, ["test digits", *compared], lines)]
         parts += [bullets(moved_sentence(name, some) for name, some in compared.items())]
     return parts
+
+
+def augmentation_range(groups: Groups) -> str:
+    """How far the augmentation moves digits, if there are augmented runs that say so."""
+    recipes = [run.history for group in groups.values() for run in group if "rotation" in run.history]
+    if not recipes:
+        return ""
+    shift, turn = 28 * recipes[0]["translation"], recipes[0]["rotation"]
+    return f" The augmentation shifts by up to {shift:.1f} pixels, beside a crop, and turns by up to {turn:g} degrees."
 
 
 def half(estimate: Estimate) -> float:
@@ -598,7 +620,25 @@ def moved_sentence(name: str, found: list[Estimate]) -> str:
 
 
 def confusion_section(groups: Groups) -> list[str]:
-    return ["## Which digits"] if all(run.arrays for group in groups.values() for run in group) else []
+    """The confusions that are most frequent over all seeds."""
+    whole = {key: group for key, group in groups.items() if all(run.arrays for run in group)}
+    if not whole:
+        return []
+    counts = {key: results.confusions(group) for key, group in whole.items()}
+    total = sum(counts.values(), np.zeros(()))
+    order = np.argsort(-total, axis=None, kind="stable")[:MOST_CONFUSIONS]
+    pairs = [tuple(map(int, pair)) for pair in np.transpose(np.unravel_index(order, total.shape)) if total[tuple(pair)]]
+    if not pairs:
+        return []
+    rows = [
+        [f"{label} read as {read}", *(f"{one[label, read]:.1f}" for one in counts.values())] for label, read in pairs
+    ]
+    rows.append(["all others", *(f"{one.sum() - sum(one[pair] for pair in pairs):.1f}" for one in counts.values())])
+    caption = (
+        "The confusions that are most frequent in all runs together: wrong test images per network, mean over the "
+        "seeds. They are counts of few images, shown to be looked at; no test stands behind their order."
+    )
+    return ["## Which digits", table(caption, ["confusion", *map(name_of, whole)], rows)]
 
 
 # --- what stands around it --------------------------------------------------------------------------------------------
@@ -624,11 +664,8 @@ def own_rate_section() -> list[str]:
     )
     return [
         "## Batch normalization at a rate of its own",
-        table(caption, ["recipe", "epochs", "seeds", *METRIC_NAMES], rows),
+        table(caption, ["recipe", "epochs", "seeds", *results.METRICS], rows),
     ]
-
-
-METRIC_NAMES = ("accuracy", "loss")
 
 
 def earlier_section(groups: Groups) -> list[str]:
@@ -640,10 +677,10 @@ def earlier_section(groups: Groups) -> list[str]:
         text(
             "The study was trained three times before, with a learning rate that climbed for five epochs (commits "
             f"{listed([f'`{commit}`' for commit in EARLIER_COMMITS])}; 01e37ae and 9847ac7 all six configurations, "
-            "707bacd LeNet-5's four, beside the MLPs of 01e37ae). The test set was looked at each time, and the README "
-            "showed the last. They differ by more than their intervals suggest to a reader who sees one of them: in the "
-            "last alone the interval of batch normalization alone excludes 0; in the second alone both together are "
-            "worse than augmentation alone with an interval that excludes 0."
+            "707bacd LeNet-5's four, beside the MLPs of 01e37ae). The test set was looked at each time, and the "
+            "README showed the last. They differ by more than their intervals suggest to a reader who sees one of "
+            "them: in the last alone the interval of batch normalization alone excludes 0; in the second alone both "
+            "together are worse than augmentation alone with an interval that excludes 0."
         ),
         table(
             "Differences in test accuracy after the last epoch, points, five seeds each, paired by seed with 95 % "
@@ -660,8 +697,8 @@ def limits_section(groups: Groups, found: list[Difference]) -> list[str]:
     items = [
         "Nothing about other data, networks, sizes or recipes: one data set, one recipe, tuned for all at once.",
         "No mechanism: that a configuration is better does not say why.",
-        "The intervals of new digits stand for digits drawn as MNIST's test set was, by other writers of the same kinds; "
-        f"with {counted(min(len(group) for group in groups.values()), 'seed')} the seeds' part of them is a little short.",
+        "The intervals of new digits stand for digits drawn as MNIST's test set was, by other writers of the same "
+        f"kinds; with {counted(min(map(len, groups.values())), 'seed')} the seeds' part of them is a little short.",
     ]
     if len(unequal) > len(equal):
         open_ones = [one.comparison.name for one in unequal if one not in equal]

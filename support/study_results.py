@@ -175,6 +175,14 @@ def losses(group: list[Run]) -> np.ndarray:
     return np.stack([-run.arrays["log_probability"].astype(np.float32) for run in group])
 
 
+def confusions(group: list[Run]) -> np.ndarray:
+    """Wrong test images of each label (rows) and prediction (columns): float (classes, classes), mean over seeds."""
+    counts = np.zeros((group[0].history["classes"],) * 2)
+    for run in group:
+        np.add.at(counts, (run.arrays["labels"], run.arrays["predictions"]), 1 / len(group))
+    return counts - np.diag(np.diag(counts))
+
+
 class Pairs(NamedTuple):
     """McNemar's test of a comparison, for the pairs of networks with the same seed."""
 
