@@ -34,11 +34,13 @@ def _not_painted(monkeypatch) -> None:
 
 
 def figures_of(folder: Path) -> set[str]:
-    """The names of all figures that `plot.py` draws of a folder of runs, each drawn."""
-    drawn = {}
-    for name, _, draw in plot.figures(read_runs(folder), []):
-        drawn[name.removesuffix(".png")] = draw()
-    return drawn.keys()
+    """The names of the figures that `plot.py` draws of a folder's runs; those of one run each are drawn."""
+    names = set()
+    for name, digest, draw in plot.figures(read_runs(folder), []):
+        names.add(name.removesuffix(".png"))
+        if digest:
+            draw()
+    return names
 
 
 class Watcher(Observer):
@@ -158,7 +160,6 @@ class ManyFilters(nn.Module):
 def test_a_layer_that_happens_to_be_called_c1(command, tmp_path, monkeypatch, kind) -> None:
     monkeypatch.setitem(MODELS, "own", kind)
     run(parse_arguments(command("--model", "own", "--epochs", "1")))
-    run(parse_arguments(command("--model", "mlp", "--epochs", "1")), Watcher())
     drawn = figures_of(tmp_path / "results")
     assert {"own-small_epochs1_batch30", "own-small_epochs1_batch30_confusion", "comparison"} <= drawn
 
@@ -242,7 +243,8 @@ def test_a_plain_list_of_batches(small) -> None:
     before, average = copy.deepcopy(network), copy.deepcopy(network)
     optimizer = torch.optim.SGD(network.parameters(), 0.0)
     loss, accuracy = train(network, average, batches, optimizer, LambdaLR(optimizer, lambda step: 1.0))
-    assert loss == pytest.approx(float(F.cross_entropy(before(images), labels)), rel=1e-5)  # nothing has moved
+    expected = F.cross_entropy(before(images), labels).item()  # a learning rate of 0 moves nothing
+    assert loss == pytest.approx(expected, rel=1e-5)
     assert accuracy == pytest.approx(accuracy_by_hand(before, MNIST(small / "train.tar")))
     assert (loss, accuracy) == pytest.approx(main.test(average, MNIST(small / "train.tar")), rel=1e-5)
 
@@ -284,7 +286,7 @@ def test_early_stopping(command, tmp_path) -> None:
     assert record["held_out_loss"] == patience.losses
     assert len(record["test_loss"]) == len(record["seconds"]) == done
     (name,) = (path.stem for path in (tmp_path / "results").glob("*.json"))
-    assert json.loads((tmp_path / "results" / f"{name}.json").read_text()) == record
+    assert json.loads((tmp_path / "results" / f"{name}.json").read_text()).items() >= record.items()
     axes = plot.draw_run(record).axes[0]
     assert max(line.get_xdata()[-1] for line in axes.lines if len(line.get_xdata()) == done) == done
     assert (tmp_path / "results" / f"{name}.png").exists()
@@ -359,7 +361,7 @@ def letters(sample, tmp_path) -> Path:
     return tmp_path / "letters"
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ["mlp", "lenet_bn"])
 def test_letters_are_26_classes(command, letters, tmp_path, model) -> None:
     options = command("--model", model, "--augment", "--classes", "26", data=letters)
     main.main(options)
