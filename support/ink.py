@@ -150,7 +150,9 @@ def find_sheets(picture: Image.Image) -> list[Sheet]:
 
     Edges divide the picture into smooth regions. A sheet is one that has straight sides and surrounds something.
     """
-    regions, _ = ndimage.label(_smooth(_scale(picture, MIDDLE, Image.Resampling.BOX)))
+    small = _scale(picture, MIDDLE, Image.Resampling.BOX)
+    pixels = np.asarray(small, np.float32)
+    regions, _ = ndimage.label(_smooth(small))
     found = []
     for number, box in enumerate(ndimage.find_objects(regions), 1):
         region = np.pad(regions[box] == number, 1)
@@ -160,7 +162,8 @@ def find_sheets(picture: Image.Image) -> list[Sheet]:
         if _surrounds_something(region, filled) and _has_straight_sides(filled):
             mask = np.zeros(regions.shape, bool)
             mask[box] = filled[1:-1, 1:-1]
-            found.append(mask)
+            if _stands_out(pixels, mask):
+                found.append(mask)
     innermost = [
         one for one in found if not any(other.sum() < one.sum() and not (other & ~one).any() for other in found)
     ]
@@ -188,22 +191,38 @@ def _surrounds_something(region: np.ndarray, filled: np.ndarray) -> bool:
 def _has_straight_sides(mask: np.ndarray) -> bool:
     """Whether a mask (H, W) is a polygon without notches: a rectangle, seen from aside, or cut off by the picture.
 
-    Of its convex hull the corners that stand out least are taken away. An ellipse keeps more than seven.
+    Its convex hull keeps nearly all of its area when it is reduced to six corners, those taken away first that stand
+    out least. An ellipse keeps 83 %.
     """
-    points = np.argwhere(mask & ~ndimage.binary_erosion(mask))
     try:
-        hull = ConvexHull(points)
+        hull = ConvexHull(np.argwhere(mask & ~ndimage.binary_erosion(mask)))
     except QhullError:
         return False
-    corners = points[hull.vertices].astype(float)
-    while len(corners) > 3:
-        before, after = np.roll(corners, 1, 0), np.roll(corners, -1, 0)
-        along, here = after - before, corners - before
-        height = np.abs(along[:, 0] * here[:, 1] - along[:, 1] * here[:, 0]) / np.maximum(np.hypot(*along.T), 1e-9)
-        if height.min() > 0.03 * max(mask.shape):
-            break
-        corners = np.delete(corners, height.argmin(), 0)
-    return len(corners) <= 7 and mask.sum() >= 0.9 * hull.volume
+    corners = hull.points[hull.vertices]
+    while len(corners) > 6:
+        before, after = np.roll(corners, 1, 0) - corners, np.roll(corners, -1, 0) - corners
+        corners = np.delete(corners, np.abs(_cross(before, after)).argmin(), 0)
+    area = _cross(corners, np.roll(corners, -1, 0)).sum() / 2
+    return bool(abs(area) >= 0.94 * hull.volume and mask.sum() >= 0.9 * hull.volume)
+
+
+def _cross(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The cross products of vectors (N, 2)."""
+    return one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0]
+
+
+def _stands_out(pixels: np.ndarray, mask: np.ndarray) -> bool:
+    """Whether the paper under a mask (h, w) is of another colour than what lies round it, pixels (h, w, 3)."""
+    outside = ndimage.distance_transform_edt(~mask)
+    inside = ndimage.distance_transform_edt(mask)
+    rings = (outside >= 4) & (outside < 8), (inside >= 2) & (inside < 6)
+    if not all(ring.any() for ring in rings):
+        return False
+    colours = [np.median(pixels[ring], axis=0) for ring in rings]
+    return bool(np.abs(colours[0] - colours[1]).max() > OTHER_COLOUR * max(np.max(colours), 64))
+
+
+OTHER_COLOUR = 0.12  # of the lighter one
 
 
 def _cut_out(picture: Image.Image, mask: np.ndarray) -> Sheet:
@@ -239,17 +258,18 @@ def ink_signal(sheet: Sheet) -> np.ndarray:
     height, width, _ = coarse.shape
     paper_only = Image.fromarray(sheet.inside).convert("L").resize((width, height), Image.Resampling.BOX)
     paper = _paper(coarse, np.asarray(paper_only) == 255, sheet)
-    pixels = np.asarray(sheet.pixels.filter(ImageFilter.GaussianBlur(1)), np.float64)
     # relative to the light there; below a quarter of full brightness noise would grow more than ink
-    difference = (pixels - paper) / np.maximum(paper.mean(2, keepdims=True), 64)
-    flat = difference[sheet.inside]
+    light = np.maximum(paper.mean(2), 64)
+    difference = np.asarray(sheet.pixels.filter(ImageFilter.GaussianBlur(1)), np.float32) - paper
+    some = (slice(None, None, 4), slice(None, None, 4))
+    flat = (difference[some] / light[some][..., None])[sheet.inside[some]].astype(np.float64)
     line = np.linalg.eigh(flat.T @ flat)[1][:, -1]
-    signal = difference @ line
-    signal *= np.sign((signal[sheet.inside] ** 3).sum()) or 1
+    signal = difference @ line.astype(np.float32) / light
+    signal *= np.sign(((flat @ line) ** 3).sum()) or 1
     if sheet.whole:
         signal -= _large_areas(signal)
-    near_paper = np.abs(signal[sheet.inside])
-    signal -= np.median(signal[sheet.inside][near_paper <= np.median(near_paper)])
+    values = signal[some][sheet.inside[some]]
+    signal -= np.median(values[np.abs(values) <= np.median(np.abs(values))])
     return np.where(sheet.inside, signal, 0)
 
 
@@ -263,18 +283,26 @@ def _paper(coarse: np.ndarray, inside: np.ndarray, sheet: Sheet) -> np.ndarray:
     height, width, _ = coarse.shape
     y, x = np.indices((height, width))
     places, colours = np.stack([x, y], -1)[inside], coarse[inside]
-    surface = np.median(colours, axis=0)
-    if sheet.whole:
-        rim = (places == 0).any(1) | (places == (width - 1, height - 1)).any(1)
-        start = np.median(colours[rim], axis=0)
-        plane = _fit_surface(_terms(places[rim], width, height, 1), colours[rim], start, 0.5)
-        surface = _terms(places, width, height, 1) @ plane
-    share = 0.3 if sheet.whole else 0.5
+    if not sheet.whole:
+        median = np.median(colours, axis=0)
+        best = _fit_surface(_terms(places, width, height, 3), colours, median, 0.5)
+        return _evaluate(best, *sheet.pixels.size)
+    rim = (places == 0).any(1) | (places == (width - 1, height - 1)).any(1)
+    terms = _terms(places, width, height, 1)
+    flat = _fit_surface(terms[rim], colours[rim], np.median(colours[rim], axis=0), 0.5)
+    surface, best, best_score = terms @ flat, flat, -1.0
     for degree in (1, 2, 3):
         terms = _terms(places, width, height, degree)
-        coefficients = _fit_surface(terms, colours, surface, share)
+        coefficients = _fit_surface(terms, colours, surface, 0.3)
         surface = terms @ coefficients
-    return _evaluate(coefficients, *sheet.pixels.size).clip(0, 255)
+        near = 1 / (1 + (np.linalg.norm(colours - surface, axis=1) / NEAR) ** 2)
+        score = near.mean() + near[rim].mean()
+        if score > best_score:
+            best, best_score = coefficients, score
+    return _evaluate(best, *sheet.pixels.size)
+
+
+NEAR = 10.0  # of 255: what is so near to a surface lies on it
 
 
 def _fit_surface(terms: np.ndarray, colours: np.ndarray, surface: np.ndarray, share: float) -> np.ndarray:
@@ -282,6 +310,7 @@ def _fit_surface(terms: np.ndarray, colours: np.ndarray, surface: np.ndarray, sh
 
     terms: float (N, terms). share: of the colours that lie on the surface, at least.
     """
+    coefficients = np.zeros((terms.shape[1], 3))
     for _ in range(10):
         distance = np.linalg.norm(colours - surface, axis=1)
         usual, far = np.quantile(distance, (share, 0.95))
@@ -295,17 +324,22 @@ def _fit_surface(terms: np.ndarray, colours: np.ndarray, surface: np.ndarray, sh
 def _terms(places: np.ndarray, width: int, height: int, degree: int) -> np.ndarray:
     """The terms x^i y^j, i + j <= degree, at places (N, 2), the picture being [-1, 1] in x and y: float (N, terms)."""
     x, y = ((2 * places + 1) / (width, height) - 1).T
-    return np.stack([x**i * y**j for i in range(degree + 1) for j in range(degree + 1 - i)], axis=1)
+    return np.stack([x**i * y**j for i, j in _powers(degree)], axis=1)
+
+
+def _powers(degree: int) -> list[tuple[int, int]]:
+    """i and j of the terms x^i y^j, the lower ones first."""
+    return [(i, total - i) for total in range(degree + 1) for i in range(total + 1)]
 
 
 def _evaluate(coefficients: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The polynomial of degree 3 at all pixels: float (height, width, 3)."""
+    """The polynomial, of degree 3 at most, at all pixels, as colours: float32 (height, width, 3)."""
     x, y = (2 * np.arange(width) + 1) / width - 1, (2 * np.arange(height) + 1) / height - 1
-    rows = np.zeros((height, 4, 3))
-    powers = [(i, j) for i in range(4) for j in range(4 - i)]
-    for (i, j), coefficient in zip(powers, coefficients, strict=True):
-        rows[:, i] += (y**j)[:, None] * coefficient
-    return np.einsum("wi,hic->hwc", np.stack([x**i for i in range(4)], axis=1), rows, optimize=True)
+    rows = np.zeros((height, 3, 4))
+    for (i, j), coefficient in zip(_powers(3), coefficients, strict=False):
+        rows[:, :, i] += (y**j)[:, None] * coefficient
+    surface = rows.reshape(-1, 4).astype(np.float32) @ np.stack([x**i for i in range(4)]).astype(np.float32)
+    return surface.reshape(height, 3, width).transpose(0, 2, 1).clip(0, 255)
 
 
 def _large_areas(signal: np.ndarray) -> np.ndarray:
@@ -345,11 +379,13 @@ def _threshold(values: np.ndarray) -> float:
     candidates = values[values > floor]
     if not len(candidates):
         raise PictureError("nothing in it looks like ink")
-    ordered = np.sort(np.concatenate([candidates, np.zeros(len(candidates))]))
-    low = np.arange(1, len(ordered)) / len(ordered)
-    sums = np.cumsum(ordered)[:-1] / len(ordered)
-    between = (ordered.mean() * low - sums) ** 2 / (low * (1 - low))
-    split = ordered[between.argmax() + 1]
+    counts, edges = np.histogram(candidates, 256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    counts, centres = np.append(len(candidates), counts), np.append(0, centres)
+    low = np.cumsum(counts)[:-1] / counts.sum()
+    sums = np.cumsum(counts * centres)[:-1] / counts.sum()
+    between = (np.average(centres, weights=counts) * low - sums) ** 2 / (low * (1 - low))
+    split = edges[between.argmax()]
     return max(float(np.median(values[values >= split])) / 2, floor)
 
 
@@ -409,6 +445,7 @@ def figures_on(sheet: Sheet) -> list[Figure]:
             if not mask.any():
                 raise
             break
+        mask = _ink_on_squares(mask)
         structure = find_lines(mask, sheet.inside)
         structure |= _containers(mask & ~structure)
         if not structure.any():
@@ -422,6 +459,21 @@ def figures_on(sheet: Sheet) -> list[Figure]:
         mask = mask & ~structure
         possible &= ~ndimage.binary_dilation(structure, EIGHT, iterations=2) | mask
     return _join(_pieces(mask, sheet.inside))
+
+
+def _ink_on_squares(mask: np.ndarray) -> np.ndarray:
+    """A mask (H, W), where a piece with straight sides is the paper of what is left out of it, as on a dark square."""
+    numbers, _ = ndimage.label(mask, EIGHT)
+    for number, box in enumerate(ndimage.find_objects(numbers), 1):
+        piece = np.pad(numbers[box] == number, 1)
+        if min(piece.shape) < 2 * LEGIBLE:
+            continue
+        filled = ndimage.binary_fill_holes(piece)
+        left_out = filled & ~piece
+        if _surrounds_something(piece, filled) and _has_straight_sides(filled) and _legible(left_out):
+            mask = mask.copy()
+            mask[box] = np.where(filled[1:-1, 1:-1], left_out[1:-1, 1:-1], mask[box])
+    return mask
 
 
 def _legible(mask: np.ndarray) -> bool:

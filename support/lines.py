@@ -49,7 +49,7 @@ def find_lines(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
     lines = _all_lines(mask, inside)
     if not lines:
         return np.zeros_like(mask)
-    border = inside & ~ndimage.binary_erosion(inside, iterations=BORDER)
+    border = _border(inside)
     spanning = [line for line in lines if line.spans]
     if spanning and len(spanning) < MANY:  # a tightly cut 7 has such a bar, but the rest of it reaches the edge, too
         main = _largest(_without(mask, spanning))
@@ -85,6 +85,11 @@ def _without(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
     return rest | (closed & taken & mask)
 
 
+def _border(inside: np.ndarray) -> np.ndarray:
+    """The pixels of a sheet (H, W) that are not farther from its edge than BORDER: bool (H, W)."""
+    return inside & ~ndimage.minimum_filter(inside, 2 * BORDER + 1, mode="constant", cval=False)
+
+
 def _underlines(line: Line, figure: tuple[slice, slice]) -> bool:
     """Whether a line across is longer than the figure is large, and stands out on both sides of it."""
     rows, columns = figure
@@ -98,7 +103,7 @@ def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
     numbers, _ = ndimage.label(mask, EIGHT)
     masses = np.bincount(numbers.ravel())[1:]
     boxes = ndimage.find_objects(numbers)
-    border = ~ndimage.binary_erosion(inside, iterations=BORDER)
+    border = _border(inside)
     lines = []
     for index in masses.argsort()[::-1][:MOST_PIECES]:
         box = boxes[index]
@@ -143,6 +148,8 @@ def _straight(mask: np.ndarray) -> list[np.ndarray]:
     for step in range(-steps, steps + 1):
         rows = (np.arange(height)[:, None] + np.round(step * (columns / width - 0.5)).astype(int)) % height
         rows = rows[thin[rows, columns].sum(1) >= MOSTLY_THIN * length]
+        if not len(rows):
+            continue
         level = mask[rows, columns]
         full = _windows(level, length) >= FULL * length
         full &= _windows(thin[rows, columns], length) >= MOSTLY_THIN * length
@@ -157,7 +164,7 @@ def _straight(mask: np.ndarray) -> list[np.ndarray]:
         near = (numbers == number) & mask
         if not (near & thin).any():
             continue
-        usual = np.median(thickness[near & thin])
+        usual = np.quantile(thickness[near & thin], 0.25)  # a stroke along it may make it thicker in part
         line = near & (thickness <= 1.6 * usual + 1)
         if line.any() and np.ptp(line.nonzero()[1]) >= SLENDER * usual:
             lines.append(line)
@@ -166,7 +173,8 @@ def _straight(mask: np.ndarray) -> list[np.ndarray]:
 
 def _windows(level: np.ndarray, length: int) -> np.ndarray:
     """Of each `length` neighbours in a row of a mask (h, w), how many are set: int (h, w - length + 1)."""
-    sums = np.pad(np.cumsum(level, axis=1, dtype=np.int32), ((0, 0), (1, 0)))
+    sums = np.zeros((len(level), level.shape[1] + 1), np.int32)
+    np.cumsum(level, axis=1, out=sums[:, 1:])
     return sums[:, length:] - sums[:, :-length]
 
 
@@ -196,7 +204,7 @@ def _is_frame(across: list[np.ndarray], down: list[np.ndarray]) -> bool:
 
 def extent(mask: np.ndarray) -> tuple[slice, slice]:
     """The rows and columns that a mask (H, W), not empty, takes."""
-    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
@@ -204,7 +212,7 @@ def reduce(mask: np.ndarray, scale: int) -> np.ndarray:
     """Of every `scale` x `scale` pixels of a mask (H, W), whether any is set."""
     height, width = mask.shape
     padded = np.pad(mask, ((0, -height % scale), (0, -width % scale)))
-    return padded.reshape(padded.shape[0] // scale, scale, -1, scale).any((1, 3))
+    return np.asarray(padded.reshape(padded.shape[0] // scale, scale, -1, scale).any((1, 3)))
 
 
 def stroke_width(mask: np.ndarray) -> float:
