@@ -311,12 +311,12 @@ def _members_of_folder(path: Path) -> Iterator[tuple[str, bytes | None]]:
                     below.append(f"{name}/")
             elif _BOOKKEEPING.fullmatch(entry.name):
                 yield name, None
-            elif entry.is_dir():
-                raise DataError(f"{where}: is a link to a folder; expected files and folders")
-            elif not entry.is_file():
-                raise DataError(f"{where}: is not a regular file; expected PNGs")
             else:
                 try:
+                    if entry.is_dir():
+                        raise DataError(f"{where}: is a link to a folder; expected files and folders")
+                    if not entry.is_file():
+                        raise DataError(f"{where}: is not a regular file; expected PNGs")
                     with open_regular(Path(entry.path)) as file:
                         data = file.read(MAX_MEMBER + 1)
                 except OSError as error:

@@ -163,7 +163,7 @@ def _dangling(path: Path) -> str:
 def _refuse_dangling(folder: Path) -> None:
     """Raises DataError if the folder is a link to nothing, or holds one: a download would take its place."""
     for path in (folder, *(folder / name for name in _listing(folder))):
-        if path.is_symlink() and not path.exists():
+        if os.path.islink(path) and not os.path.exists(path):
             raise DataError(_dangling(path))
 
 
@@ -185,16 +185,14 @@ def _below(folder: Path) -> Iterator[Source]:
         above, level = folders.pop(0)
         for name in _listing(above):
             path = above / name
-            if name == "sample" or not path.is_dir() or looked_into == LOOKED_INTO:
+            if name == "sample" or not os.path.isdir(path) or looked_into == LOOKED_INTO:
                 continue
             looked_into += 1
-            found = None
-            with contextlib.suppress(DataError):  # it was not asked for
-                found = next(_sources(path), None)
-            if found:
-                yield found
-            elif level + 1 < BELOW:
-                folders.append((path, level + 1))
+            with contextlib.suppress(DataError):  # may not be read, which matters only in the folder that was named
+                if found := next(_sources(path), None):
+                    yield found
+                elif level + 1 < BELOW and _listing(path):
+                    folders.append((path, level + 1))
 
 
 def _listing(folder: Path) -> list[str]:
@@ -245,7 +243,7 @@ def _lies(folder: Path) -> str:
     """What lies in a folder, as the end of a sentence."""
     if not folder.is_dir():
         return "there is no such folder"
-    names = [f"{name}/" if (folder / name).is_dir() else name for name in _listing(folder)]
+    names = [f"{name}/" if os.path.isdir(folder / name) else name for name in _listing(folder)]
     if not names:
         return "it is empty"
     more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""

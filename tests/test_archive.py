@@ -715,6 +715,9 @@ def test_links_in_a_folder(tmp_path) -> None:
     (folder / "circle").unlink()
     (folder / "1_1.png").symlink_to("nowhere")
     assert "1_1.png: is not a regular file" in refusal(folder)
+    (folder / "1_1.png").unlink()
+    (folder / "1_1.png").symlink_to("1_1.png")
+    assert "1_1.png: cannot be read: Too many levels of symbolic links" in refusal(folder)
 
 
 def test_a_large_file_in_a_folder(tmp_path) -> None:

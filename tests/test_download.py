@@ -294,6 +294,20 @@ def test_what_may_not_be_read_says_so(tmp_path, monkeypatch, mode) -> None:
         Path("data").chmod(0o755)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs permissions as POSIX has them")
+@pytest.mark.parametrize("mode", [0o000, 0o400, 0o100])
+def test_a_folder_that_may_not_be_read_does_not_hide_what_lies_beside_it(tmp_path, mode) -> None:
+    lay_out(tmp_path / "mine", ".tar")
+    (tmp_path / "lost" / "found").mkdir(parents=True)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "lost").chmod(mode)
+    try:
+        with as_nobody(tmp_path):
+            assert loads(find_data(tmp_path))
+    finally:
+        (tmp_path / "lost").chmod(0o755)
+
+
 @pytest.mark.parametrize("name", ["숫자", "émoji 🙂", "two words", os.fsdecode(b"b\xff"), "\x1b[31m"])
 def test_any_name_of_a_folder_works_and_can_be_shown(tmp_path, name) -> None:
     lay_out(tmp_path / name, ".tar")
