@@ -279,7 +279,8 @@ def new_history(
 ) -> History:
     """The record of the run before its first epoch: settings, recipe, data, device."""
     settings = settings_of(arguments, data_name(train_set, test_set, source))
-    recipe: History = {"optimizer": "SGD", "momentum": MOMENTUM, "nesterov": True, "warm_up": WARM_UP, "fall": FALL}
+    recipe: History = {"optimizer": "SGD", "momentum": MOMENTUM, "nesterov": True, "longest_gradient": LONGEST_GRADIENT}
+    recipe |= {"warm_up": WARM_UP, "longest_warm_up": LONGEST_WARM_UP, "fall": FALL}
     recipe |= {"averaging": AVERAGING, "statistics": STATISTICS}
     if arguments.augment:
         recipe |= {"rotation": ROTATION, "translation": TRANSLATION, "smallest_crop": SMALLEST_CROP}
