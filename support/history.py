@@ -91,9 +91,13 @@ def clean_name(text: str) -> str:
     return cleaned.strip("-") or "data"
 
 
+FIGURES = ("comparison", "networks", "augmentation", "study")  # what plot.py and study.py call theirs
+PARTS = (".weights", "_confusion", "_mistakes", "_filters")  # how the names of a run's other files end
+
+
 def is_name(text: str) -> bool:
-    """Whether a run may have that name."""
-    clean = re.fullmatch(r"\w[\w.-]*", text) is not None and not text.endswith(".weights")
+    """Whether a run may have that name: no other file in its folders has it, on any file system."""
+    clean = re.fullmatch(r"\w[\w.-]*", text) is not None and not text.endswith(PARTS) and text not in FIGURES
     return clean and len(text.encode()) <= LONGEST_NAME
 
 
@@ -322,18 +326,21 @@ def _digest(archive: zipfile.ZipFile) -> str:
 def _known_arrays(archive: zipfile.ZipFile, history: History) -> Iterator[tuple[str, np.ndarray]]:
     for name, (kind, sizes) in ARRAYS.items():
         if f"{name}.npy" in archive.namelist():
-            limits = [_largest(size, history) for size in sizes]
+            allowed = [_sizes(size, history) for size in sizes]
             with archive.open(f"{name}.npy") as member:
-                yield name, _read_array(member, lambda found, shape, k=kind, m=limits: found == k and _fits(shape, m))
+                yield name, _read_array(member, lambda found, shape, k=kind, a=allowed: found == k and _fits(shape, a))
 
 
-def _largest(size: int | str, history: History) -> int:
-    known = {"images": history["test_images"], "wrong": history["test_images"], "classes": history["classes"]}
-    return size if isinstance(size, int) else {**known, "filters": MOST_FILTERS, "side": LARGEST_FILTER}[size]
+def _sizes(size: int | str, history: History) -> range:
+    """The sizes that an array may have where ARRAYS says that: one, or several where its other arrays decide."""
+    images, classes = history["test_images"], history["classes"]
+    ranges = {"wrong": range(images + 1), "filters": range(1, MOST_FILTERS + 1), "side": range(1, LARGEST_FILTER + 1)}
+    exact = {"images": images, "classes": classes}.get(str(size), size)
+    return range(exact, exact + 1) if isinstance(exact, int) else ranges[exact]
 
 
-def _fits(shape: tuple[int, ...], limits: list[int]) -> bool:
-    return len(shape) == len(limits) and all(size <= most for size, most in zip(shape, limits, strict=True))
+def _fits(shape: tuple[int, ...], allowed: list[range]) -> bool:
+    return len(shape) == len(allowed) and all(size in sizes for size, sizes in zip(shape, allowed, strict=True))
 
 
 def _read_array(member: Any, accepts: Any) -> np.ndarray:
@@ -348,18 +355,15 @@ def _read_array(member: Any, accepts: Any) -> np.ndarray:
 
 def arrays_problem(arrays: dict[str, np.ndarray], history: History) -> str | None:
     """What keeps arrays from being those of the history's run, or None."""
-    images, classes = history["test_images"], history["classes"]
-    for name, (_, sizes) in ARRAYS.items():
-        if name not in arrays:
-            if name in OPTIONAL:
-                continue
-            return f"{name} is missing"
-        if sizes[0] == "images" and len(arrays[name]) != images:
-            return f"expected {name} of {images:,} test images, as its history says"
-    if max(arrays["labels"].max(), arrays["predictions"].max()) >= classes:
-        return f"expected labels and predictions below {classes}"
+    missing = sorted(ARRAYS.keys() - OPTIONAL - arrays.keys())
+    if missing:
+        return f"{missing[0]} is missing"
+    if max(arrays["labels"].max(), arrays["predictions"].max()) >= history["classes"]:
+        return f"expected labels and predictions below {history['classes']}"
     if "mistake_images" in arrays and len(arrays["mistake_images"]) != len(mistakes(arrays)):
         return "expected as mistakes the images whose prediction is not the label"
+    if "c1" in arrays and arrays["c1"].shape[2] != arrays["c1"].shape[3]:
+        return "expected square filters"
     if ("originals" in arrays) != ("warped" in arrays):
         return "originals and warped do not belong together"
     return None
