@@ -1,11 +1,16 @@
-"""The fault harness: runs that are killed, and disks that fill, again and again.
+"""The fault harness: runs that are killed, get in each other's way, lose their streams or folders, and full disks.
 
     python tests/faults.py --kills 100 --seed 0 --full-disk
 
-First part: the three runs of the README, on the bundled sample, are killed with SIGKILL, gone on with, and killed again
-until they are through. Half of the kills come at a random moment, half inside the writing of a file. After each kill
-every file has to be whole; at the end all files have to equal, bit for bit, those of a run that was never killed, but
-for the seconds that each epoch took.
+First part, kills: the three runs of the README, on the bundled sample, are killed with SIGKILL, gone on with, and
+killed again until they are through. Half of the kills come at a random moment, half inside the writing of a file. After
+each kill every file has to be whole; at the end all files have to equal, bit for bit, those of a run that was never
+killed, but for the seconds that each epoch took. One kill in four hits a run while its result takes the place of another run's:
+weights, arrays, history and picture have to be of one run, or the mix has to be noticed.
+
+With them go, one round for twenty kills: two runs that start at once with one result's name and folders of their own
+for checkpoints, of which one has to be refused and the other undisturbed; streams that are closed, full, or read by
+nobody from some step on; a folder that vanishes in some step. Each of these runs is gone on with and compared as well.
 
 Second part, with --full-disk: the disk fills up at each place of a run, one after the other: in each file, by a limit
 that the operating system sets to the size of files, and in each single write, flush and rename, as ENOSPC. The run has
@@ -41,11 +46,14 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import files  # noqa: E402
 import main  # noqa: E402
+from support import files  # noqa: E402
+from support.command import UserError  # noqa: E402
+from support.history import read_runs  # noqa: E402
 
 RUNS = (["--model", "lenet"], ["--model", "mlp"], ["--model", "lenet_bn", "--augment"])
 EPOCHS = 4  # enough to be killed before, between and behind checkpoints
+ANOTHER = ["--lr", "0.02"]  # of the run whose result is replaced
 KILLS_A_RUN = 8  # then the run is left to finish, so that each round reaches the comparison
 PATIENCE = 120  # seconds; a run takes a few, so one that is not through by then hangs
 
@@ -71,6 +79,10 @@ class Report:
     kills: int = 0
     inside: int = 0  # of the kills: a file was half written at that moment
     rounds: int = 0  # runs that were finished and compared
+    mixes: int = 0  # of the kills: the files of a result were of two runs, and that was noticed
+    pairs: int = 0  # of runs that started at once with the name of one result
+    streams: int = 0  # runs that lost one
+    folders: int = 0  # runs that lost one
     full: int = 0  # disks that were full
     broken: list[str] = field(default_factory=list)
 
@@ -85,14 +97,24 @@ def run(
 
     prepare is called in that process before the program starts, to plant a fault. Raises Failure if the process hangs.
     """
+    return wait(*begin(argv, folder, prepare), argv, kill_after)
+
+
+def begin(argv: list[str], folder: Path, prepare: Callable[[], None] = lambda: None) -> tuple[int, int]:
+    """Start it; the process's id, and a pipe from which what it prints can be read."""
     sys.stdout.flush()
     sys.stderr.flush()
     reader, writer = os.pipe()  # holds 64 KiB, far more than a run prints, so it can be read afterwards
-    started = time.monotonic()
     pid = os.fork()
     if pid == 0:
         _become(argv, folder, prepare, writer)
     os.close(writer)
+    return pid, reader
+
+
+def wait(pid: int, reader: int, argv: list[str], kill_after: float = math.inf) -> Outcome:
+    """Wait for the end of what `begin` started."""
+    started = time.monotonic()
     while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
         waited = time.monotonic() - started
         if waited > min(kill_after, PATIENCE):
@@ -178,9 +200,10 @@ def read(path: Path) -> object:
         return json.loads(path.read_text())
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+            digest = {"digest": str(arrays["digest"])}
+            return digest | {name: torch.from_numpy(arrays[name]) for name in arrays.files if name != "digest"}
     with Image.open(path) as image:
-        return torch.from_numpy(np.array(image))
+        return {"digest": image.info.get("digest"), "pixels": torch.from_numpy(np.array(image))}
 
 
 def left_behind(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -216,6 +239,31 @@ def check_whole(folder: Path) -> list[str]:
         if path.suffix == ".json" and len(content["test_loss"]) != content["epochs"]:
             wrong.append(f"{path}: a result of {len(content['test_loss'])} of {content['epochs']} epochs")
     return wrong
+
+
+def mixed(folder: Path) -> bool:
+    """Whether the files of the finished result there are of more than one run."""
+    return len(set(digests(folder).values())) > 1
+
+
+def check_mix(folder: Path) -> list[str]:
+    """What is wrong about files of two runs: main.py has to refuse, and a reader of the arrays as well."""
+    found, wrong = digests(folder), []
+    if mixed(folder) and not unfinished(folder):
+        wrong.append(f"{folder}: holds files of two runs, {found}, and no checkpoint says so")
+    try:
+        read_runs(folder / "result_plot")
+    except UserError:
+        return wrong
+    if found.get(".json") != found.get(".npz"):
+        wrong.append(f"{folder}: history and arrays of two runs are read as one")
+    return wrong
+
+
+def digests(folder: Path) -> dict[str, str | None]:
+    """By its suffix, the digest of the run that each file of the result is of."""
+    paths = [path for path in left_behind(folder)[0] if path.suffix != ".pt" or path.name.endswith(".weights.pt")]
+    return {path.suffix: read(path)["digest"] for path in paths}
 
 
 def check_same(folder: Path, reference: Path) -> list[str]:
@@ -294,14 +342,127 @@ def kill_runs(wanted: int, chance: random.Random, workplace: Path, report: Repor
         shutil.rmtree(folder)
 
 
-def kill_in_step(number: int) -> Callable[[], None]:
-    """A process that calls the returned function dies in that step of its writing."""
+def in_step(number: int, action: Callable[[], object]) -> Callable[[], None]:
+    """In a process that calls the returned function, that happens in that step of its writing."""
 
     def act(step: int, kind: str) -> None:
         if step == number:
-            os.kill(os.getpid(), signal.SIGKILL)
+            action()
 
     return lambda: watch_writing(act)
+
+
+def kill_in_step(number: int) -> Callable[[], None]:
+    return in_step(number, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def kill_while_replacing(wanted: int, chance: random.Random, workplace: Path, report: Report, argv: list[str]) -> None:
+    """Kill a run in so many of the steps in which its result takes the place of another run's."""
+    before, reference = workplace / "replaced", workplace / "replacing"
+    argv = [*argv, "--name", "run"]
+    reference_run([*argv, *ANOTHER], before)
+    _, kinds = reference_run(argv, reference)
+    result = [step for step, kind in enumerate(kinds, start=1) if kind == "create"][-5]  # weights, arrays, ...
+    steps = range(result, len(kinds) + 1)
+    for step in chance.sample(steps, min(wanted, len(steps))):
+        folder = workplace / f"replace{step}"
+        shutil.copytree(before, folder)
+        outcome = run([*argv, "--restart"], folder, kill_in_step(step))
+        if outcome.status >= 0:
+            raise Failure(f"{' '.join(argv)}: was not killed in step {step}:\n{outcome.text}")
+        report.kills += 1
+        report.inside += bool(left_behind(folder)[1])
+        report.mixes += mixed(folder)
+        report.broken += check_whole(folder) + check_mix(folder)
+        go_on(argv, folder, reference, report)
+
+
+def go_on(argv: list[str], folder: Path, reference: Path, report: Report) -> None:
+    """Go on with what is left in the folder, compare it with the reference, and remove it."""
+    again = [*argv, "--resume"] if unfinished(folder) else argv
+    outcome = run(again, folder)
+    if outcome.status:
+        report.broken.append(f"{' '.join(again)}: exit status {outcome.status}:\n{outcome.text}")
+    report.broken += check_whole(folder) + check_same(folder, reference)
+    report.rounds += 1
+    shutil.rmtree(folder)
+
+
+# --- two runs, streams, folders ---------------------------------------------------------------------------------------
+
+
+def start_two(rounds: int, workplace: Path, report: Report, argv: list[str], reference: Path) -> None:
+    """Start two runs at once, with the name and folder of one result, and checkpoints in folders of their own."""
+    for number in range(rounds):
+        folder = workplace / f"two{number}"
+        folder.mkdir()
+        argvs = [[*argv, "--checkpoint-dir", name] for name in ("one", "other")]
+        started = [begin(each, folder) for each in argvs]
+        outcomes = [wait(*each, argv) for each in started]
+        refused = [outcome.text for outcome in outcomes if outcome.status == 2 and "another process" in outcome.text]
+        if sorted(outcome.status for outcome in outcomes) != [0, 2] or len(refused) != 1:
+            report.broken.append("two runs with the name of one result:\n" + "\n".join(one.text for one in outcomes))
+        report.broken += check_whole(folder) + check_same(folder / "result_plot", reference / "result_plot")
+        report.pairs += 1
+        shutil.rmtree(folder)
+
+
+def redirect(number: int, path: str) -> None:
+    """Let a stream lead to that file."""
+    os.dup2(os.open(path, os.O_WRONLY), number)
+
+
+def nobody_reads(number: int) -> None:
+    reader, writer = os.pipe()
+    os.dup2(writer, number)
+    os.close(reader)
+
+
+STREAMS: dict[str, tuple[Callable[[], object], set[int]]] = {  # what happens to a stream, and the statuses it may give
+    "stderr closed": (lambda: os.close(2), {0}),
+    "stderr full": (lambda: redirect(2, "/dev/full"), {0}),
+    "stderr read by nobody": (lambda: nobody_reads(2), {0}),
+    "stdout full": (lambda: redirect(1, "/dev/full"), {1}),
+    "stdout read by nobody": (lambda: nobody_reads(1), {128 + signal.SIGPIPE}),
+    "stdout and stderr full": (lambda: (redirect(1, "/dev/full"), redirect(2, "/dev/full")), {1}),
+}
+
+
+def break_streams(
+    rounds: int, chance: random.Random, workplace: Path, report: Report, argv: list[str], reference: Path
+) -> None:
+    """Break a stream in some step before the last epoch is told, each time another way."""
+    _, kinds = reference_run(argv, workplace / "streams")
+    last = [step for step, kind in enumerate(kinds, start=1) if kind == "create"][-6]  # the last epoch's checkpoint
+    for number, name in zip(range(rounds), itertools.cycle(STREAMS), strict=False):
+        action, statuses = STREAMS[name]
+        folder = workplace / f"stream{number}"
+        folder.mkdir()
+        outcome = run(argv, folder, in_step(chance.randint(1, last), action))
+        if outcome.status not in statuses or "Traceback" in outcome.text:
+            report.broken.append(f"{name}: exit status {outcome.status}:\n{outcome.text}")
+        report.broken += check_whole(folder) + [f"{path}: left behind" for path in left_behind(folder)[1]]
+        report.streams += 1
+        go_on(argv, folder, reference, report)
+
+
+def remove_folders(
+    rounds: int, chance: random.Random, workplace: Path, report: Report, argv: list[str], reference: Path
+) -> None:
+    """Remove a folder in some step of the run, which then has to say so, unless nothing had to be written there."""
+    _, kinds = reference_run(argv, workplace / "folders")
+    for number, name in zip(range(rounds), itertools.cycle(("checkpoints", "result_plot")), strict=False):
+        folder = workplace / f"folder{number}"
+        folder.mkdir()
+        action = lambda name=name: shutil.rmtree(name)  # noqa: E731
+        outcome = run(argv, folder, in_step(chance.randint(1, len(kinds)), action))
+        lines = outcome.text.partition("error: ")[2].splitlines()
+        said = outcome.status == 1 and name in lines[0] and len(lines) <= 2 if lines else outcome.status == 0
+        if not said:
+            report.broken.append(f"{name} vanished: exit status {outcome.status}:\n{outcome.text}")
+        report.broken += check_whole(folder)
+        report.folders += 1
+        go_on(argv, folder, reference, report)
 
 
 def fill_disk(workplace: Path, report: Report, argv: list[str]) -> None:
@@ -372,15 +533,22 @@ def main_faults() -> int:
         full.mkdir()
         try:
             argvs = [[*argv, *common, "--epochs", str(EPOCHS)] for argv in RUNS]
-            kill_runs(options.kills, random.Random(options.seed), kills, report, argvs)
+            chance, rounds = random.Random(options.seed), math.ceil(options.kills / 20)
+            kill_runs(options.kills - options.kills // 4, chance, kills, report, argvs)
+            kill_while_replacing(options.kills // 4, chance, kills, report, [*RUNS[1], *common, "--epochs", "1"])
+            start_two(rounds, kills, report, argvs[1], kills / "reference1")
+            break_streams(rounds, chance, kills, report, argvs[1], kills / "reference1")
+            remove_folders(rounds, chance, kills, report, argvs[1], kills / "reference1")
             if options.full_disk:
                 fill_disk(full, report, [*RUNS[1], *common])
         except Failure as failure:
             report.broken.append(str(failure))
     print("\n".join(report.broken))
     print(
-        f"{report.kills} kills, {report.inside} of them inside the writing of a file; {report.rounds} runs compared; "
-        f"{report.full} full disks; {len(report.broken)} guarantees broken; {time.monotonic() - started:.0f} s"
+        f"{report.kills} kills, {report.inside} of them inside the writing of a file, {report.mixes} with files of two "
+        f"runs, which was noticed; {report.pairs} pairs of runs with one name; {report.streams} lost streams; "
+        f"{report.folders} lost folders; {report.rounds} runs compared; {report.full} full disks; "
+        f"{len(report.broken)} guarantees broken; {time.monotonic() - started:.0f} s"
     )
     return 1 if report.broken else 0
 

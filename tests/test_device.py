@@ -6,15 +6,23 @@ On a GPU the same reading (`.item()`, a comparison, a branch on a value) would m
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.utils.data import SequentialSampler
 
 import main
 from dataset import MNIST
-from model import MODELS
+from model import MODELS, LeNet5
+from support import processes
+from support.fast_layers import use_fast_layers
 
 
 class EpochIsOver(Exception):
     """Raised in place of the one reading that an epoch ends with."""
+
+
+def use_fast(network: torch.nn.Module) -> torch.nn.Module:
+    """With the layers that `make_training` gives the network: the average has the same."""
+    if isinstance(network, LeNet5):
+        use_fast_layers(network)
+    return network
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -22,17 +30,18 @@ def test_an_epoch_reads_nothing_from_the_device_before_its_end(sample, monkeypat
     def read(*values):
         raise EpochIsOver
 
-    monkeypatch.setattr(main, "sum_over_processes", read)
+    monkeypatch.setattr(processes, "mean_over_processes", read)
+    monkeypatch.setattr(main.copy, "deepcopy", lambda network: use_fast(MODELS[name]()))  # fakes cannot be copied
     train_set = MNIST(sample / "test.tar", augment=True)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         train_set.images, train_set.labels = mode.from_tensor(train_set.images), mode.from_tensor(train_set.labels)
-        network = MODELS[name]()
-        average = MODELS[name]()
-        optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=1e-3, fused=True)
-        main.average_weights(network, average, optimizer, 0)
-        batches = main.Batches(train_set, SequentialSampler(train_set), 64)
+        arguments = main.parse_arguments(["--model", name, "--augment", "--batch-size", "64"])
+        _, shared, average, optimizer, scheduler, _, batches, _ = main.make_training(
+            arguments, MODELS[name](), train_set, train_set
+        )
+        batches.order = lambda: torch.arange(len(train_set))
         with pytest.raises(EpochIsOver):
-            main.train(network, batches, optimizer, [0.1] * len(batches))
+            main.train(shared, average, batches, optimizer, scheduler)
 
 
 def test_reading_a_value_of_a_fake_tensor_raises():

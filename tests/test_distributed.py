@@ -12,8 +12,12 @@ from pathlib import Path
 import faults
 import pytest
 import torch
+from torch.nn import functional as F
 
+import dataset
 import main
+from support import processes
+from support.command import UserError
 
 ROOT = Path(main.__file__).resolve().parent
 PATIENCE = 300  # seconds; a run takes ten, and several times that on a machine with other work
@@ -22,21 +26,21 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
 
 
-def command(processes: int, folder: Path, sample: Path, *options: str) -> list[str]:
-    """torchrun, and what it is to run with its files below `folder`."""
+def command(count: int, folder: Path, sample: Path, *options: str) -> list[str]:
+    """torchrun, and what it is to run with its files below `folder`, under the model's name."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(count), "--master-port", str(port)]
     places = ["--output-dir", str(folder / "results"), "--checkpoint-dir", str(folder / "checkpoints")]
     # a rate so low that training does not blow rounding up: at 0.05 LeNet-5's first steps here are chaotic
-    options = ["--epochs", "3", "--batch-size", "60", "--lr", "0.01", "--device", "cpu", *options]
+    options = ["--epochs", "3", "--batch-size", "60", "--lr", "0.01", "--device", "cpu", "--name", "run", *options]
     return [sys.executable, *launcher, str(ROOT / "main.py"), "--data-dir", str(sample), *places, *options]
 
 
-def torchrun(processes: int, folder: Path, sample: Path, *options: str) -> subprocess.CompletedProcess:
+def torchrun(count: int, folder: Path, sample: Path, *options: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        command(processes, folder, sample, *options),
+        command(count, folder, sample, *options),
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -44,12 +48,12 @@ def torchrun(processes: int, folder: Path, sample: Path, *options: str) -> subpr
     )
 
 
-def history_of(folder: Path, name: str) -> dict:
-    return json.loads((folder / "results" / f"{name}.json").read_text())
+def history_of(folder: Path) -> dict:
+    return json.loads((folder / "results" / "run.json").read_text())
 
 
-def weights_of(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoints" / f"{name}.weights.pt", weights_only=True)["network"]
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / "run.weights.pt", weights_only=True)["network"]
 
 
 def children(pid: int) -> list[int]:
@@ -65,15 +69,15 @@ def two(sample, tmp_path_factory):
     return folder, ended
 
 
-def assert_close(ours: Path, theirs: Path, name: str) -> None:
+def assert_close(ours: Path, theirs: Path) -> None:
     """The same losses to 1e-4, the same weights to 1e-3: only the order of the sums differs."""
-    one, other = history_of(ours, name), history_of(theirs, name)
+    one, other = history_of(ours), history_of(theirs)
     for metric in ("train_loss", "test_loss"):
         assert one[metric] == pytest.approx(other[metric], abs=1e-4)
     for metric, images in (("train_accuracy", 1437), ("test_accuracy", 360)):
         assert one[metric] == pytest.approx(other[metric], abs=1.5 / images)
-    weights = weights_of(theirs, name)
-    for key, value in weights_of(ours, name).items():
+    weights = weights_of(theirs)
+    for key, value in weights_of(ours).items():
         torch.testing.assert_close(value, weights[key], rtol=0, atol=1e-3)
 
 
@@ -86,14 +90,14 @@ def alone(folder: Path, sample: Path, *options: str) -> None:
 def test_two_processes_train_as_one_does(two, sample, tmp_path):
     folder, _ = two
     alone(tmp_path, sample, "--model", "lenet")
-    assert_close(folder, tmp_path, "lenet-sample")
+    assert_close(folder, tmp_path)
 
 
 def test_two_processes_train_the_mlp_as_one_does(sample, tmp_path):
     ended = torchrun(2, tmp_path / "two", sample, "--model", "mlp")
     assert ended.returncode == 0, ended.stderr
     alone(tmp_path / "one", sample, "--model", "mlp")
-    assert_close(tmp_path / "two", tmp_path / "one", "mlp-sample")
+    assert_close(tmp_path / "two", tmp_path / "one")
 
 
 MEASURE = """
@@ -101,33 +105,65 @@ import sys
 import torch
 sys.path.insert(0, sys.argv[1])
 import main
+from support import processes
 main.TEST_BATCH = 100  # so that the sample makes 15 batches, which two processes cannot share evenly
 torch.distributed.init_process_group("gloo")
 torch.manual_seed(0)
-network = main.MODELS["lenet_bn"]()
-main.measure_statistics(network, main.MNIST(sys.argv[2]))
-torch.save(network.state_dict(), f"{sys.argv[3]}/{main.rank()}.pt")
+network, train_set = main.MODELS["lenet_bn"](), main.MNIST(sys.argv[2])
+main.complete_average(network, network, train_set)
+figures = main.test(network, train_set)
+
+def gradients(size):
+    # of one step on the first `size` images, each process on its share: the last share is smaller
+    textbook = main.MODELS["lenet"]()
+    batches = processes.Batches(train_set, size, seed=0)
+    batches.order = lambda: torch.arange(int(sys.argv[4]))
+    shared = processes.share_network(textbook, batches)
+    given = []
+    for images, labels in batches:
+        textbook.zero_grad()
+        torch.nn.functional.cross_entropy(shared(images), labels).backward()
+        given.append([weight.grad.clone() for weight in textbook.parameters()])
+    return given
+
+torch.manual_seed(1)
+made = gradients(12)
+kept = {"state": network.state_dict(), "figures": figures, "gradients": made}
+torch.save(kept, f"{sys.argv[3]}/{processes.rank()}.pt")
 torch.distributed.destroy_process_group()
 """
 
 
-def test_two_processes_measure_the_statistics_of_batch_normalization_as_one_does(sample, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("count", "images"), [(2, 21), (3, 31)])
+def test_gradients_statistics_and_figures_are_means_over_images_also_where_shares_are_unequal(
+    sample, tmp_path, monkeypatch, count, images
+):
+    """The last batches of 9 and 7 images make shares of 5 and 4, and of 3, 2 and 2."""
     script = tmp_path / "measure.py"
     script.write_text(MEASURE)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    places = [str(ROOT), str(sample / "train.tar"), str(tmp_path)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    places = [str(ROOT), str(sample / "train.tar"), str(tmp_path), str(images)]
     subprocess.run([*launcher, str(script), *places], check=True, timeout=PATIENCE, env=ENVIRONMENT)
     monkeypatch.setattr(main, "TEST_BATCH", 100)
     torch.manual_seed(0)
-    network = main.MODELS["lenet_bn"]()
+    network, train_set = main.MODELS["lenet_bn"](), dataset.MNIST(sample / "train.tar")
     before = network.norm1.running_mean.clone()
-    main.measure_statistics(network, main.MNIST(sample / "train.tar"))
+    main.complete_average(network, network, train_set)
+    figures = main.test(network, train_set)
     assert not torch.equal(network.norm1.running_mean, before)
-    for process in ("0", "1"):
+    torch.manual_seed(1)
+    textbook, expected = main.MODELS["lenet"](), []
+    for indices in torch.arange(images).split(12):
+        drawn, labels = train_set[indices]
+        gradients = torch.autograd.grad(F.cross_entropy(textbook(drawn), labels), list(textbook.parameters()))
+        expected.append(list(gradients))
+    for process in range(count):
         shared = torch.load(tmp_path / f"{process}.pt", weights_only=True)
         for name, value in network.named_buffers():
             if value.is_floating_point():
-                torch.testing.assert_close(shared[name], value, rtol=1e-5, atol=1e-6)
+                torch.testing.assert_close(shared["state"][name], value, rtol=1e-5, atol=1e-6)
+        assert shared["figures"] == pytest.approx(figures, rel=1e-5)
+        torch.testing.assert_close(shared["gradients"], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_only_the_first_process_prints_and_writes(two):
@@ -135,9 +171,9 @@ def test_only_the_first_process_prints_and_writes(two):
     assert re.findall(r"^epoch (\d)/3", ended.stdout, re.MULTILINE) == ["1", "2", "3"]
     assert ended.stdout.count("lowest test loss") == 1
     assert ended.stderr.count("THIS IS NOT MNIST") == 1
-    assert history_of(folder, "lenet-sample")["processes"] == 2
+    assert history_of(folder)["processes"] == [2, 2, 2]
     assert {path.name for path in (folder / "results").iterdir()} == {
-        f"lenet-sample.{ending}" for ending in ("json", "npz", "png")
+        f"run.{ending}" for ending in ("json", "npz", "png")
     }
 
 
@@ -170,48 +206,122 @@ def test_a_process_that_dies_ends_the_run_and_the_run_resumes(two, sample, tmp_p
     resume = ["--resume"] if faults.unfinished(tmp_path) else []
     ended = torchrun(2, tmp_path, sample, "--model", "lenet", *resume)
     assert ended.returncode == 0, ended.stderr
-    for name in ("checkpoints/lenet-sample.pt", "results/lenet-sample.json", "results/lenet-sample.npz"):
+    for name in ("checkpoints/run.pt", "results/run.json", "results/run.npz"):
         assert faults.difference(faults.read(tmp_path / name), faults.read(folder / name)) is None
+
+
+def test_an_error_that_the_user_can_fix_is_said_once_and_alone(two, sample, tmp_path):
+    """In the first process's words; torchrun's own report of the exit statuses comes behind it."""
+    folder, _ = two
+    for options in (
+        ["--model", "lenet", "--batch-size", "61"],  # what all processes find
+        ["--model", "lenet", "--lr", "-1"],  # before they know of one another
+        ["--model", "lenet", "--data-dir", str(tmp_path / "nowhere")],  # what the first one finds
+        ["--model", "mlp", "--output-dir", str(folder / "results")],  # the result is another run's
+    ):
+        ended = torchrun(2, tmp_path, sample, *options)
+        assert ended.returncode not in (0, None)
+        assert ended.stdout == ""
+        said, _, report = ended.stderr.partition("error: ")
+        assert report.count("error: ") == 0, ended.stderr
+        assert "Traceback" not in said, ended.stderr
+        own = report.partition("torch.distributed.elastic")[0]
+        assert "Traceback" not in own.splitlines()[0]
+        assert "Error" not in report.splitlines()[0]
+
+
+def test_a_dry_run_of_two_processes_writes_nothing(sample, tmp_path):
+    ended = torchrun(2, tmp_path, sample, "--model", "lenet_bn", "--dry-run")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("dry run") == 1
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux's scheduler")
 @pytest.mark.parametrize("chosen", ["OTHER", "IDLE"])
-def test_processes_take_turns_unless_the_user_chose_otherwise(chosen):
-    script = f"import os, main; os.sched_setscheduler(0, os.SCHED_{chosen}, os.sched_param(0)); main.take_turns(); "
-    script += "print(os.sched_getscheduler(0))"
-    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
-    assert int(ended.stdout) == (os.SCHED_BATCH if chosen == "OTHER" else os.SCHED_IDLE)
+def test_processes_take_turns_unless_the_user_chose_otherwise(monkeypatch, chosen):
+    given = []
+    monkeypatch.setattr(os, "sched_getscheduler", lambda pid: getattr(os, f"SCHED_{chosen}"))
+    monkeypatch.setattr(os, "sched_setscheduler", lambda pid, policy, parameter: given.append(policy))
+    processes.take_turns()
+    assert given == ([os.SCHED_BATCH] if chosen == "OTHER" else [])
 
 
-@pytest.mark.parametrize("count", [10, 11, 12])
-@pytest.mark.parametrize("processes", [1, 2, 3])
-def test_every_index_exactly_once_an_epoch(processes, count):
+# --- shares, in one process ------------------------------------------------------------------------------------------
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Images that are their own index."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index):
+        return index.float(), index
+
+
+def shares(monkeypatch, count: int, batch_size: int, world: int, epoch: int = 1, seed: int = 4) -> list[list[list]]:
+    """By process: its batches, as lists of indices."""
+    found = []
+    for rank in range(world):
+        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(processes, "world_size", lambda: world)
+        batches = processes.Batches(Numbers(count), batch_size, seed)
+        batches.epoch = epoch
+        made = [(labels.tolist(), batches.part) for _, labels in batches]
+        assert len(made) == len(batches)
+        last = count % batch_size or batch_size
+        for place, (indices, part) in enumerate(made):
+            everywhere = batch_size if place < len(made) - 1 else last
+            assert part == pytest.approx(len(indices) / everywhere), "its share of the batch"
+        found.append([indices for indices, _ in made])
+    return found
+
+
+@pytest.mark.parametrize("count", [46, 47, 48])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_every_index_exactly_once_an_epoch(monkeypatch, world, count):
     orders = []
     for epoch in (1, 2):
-        shares = []
-        for rank in range(processes):
-            sampler = main.ExactSampler(range(count), processes, rank, seed=4)
-            sampler.set_epoch(epoch)
-            shares.append(list(sampler))
-            assert len(sampler) == len(shares[-1])
-        assert sorted(sum(shares, [])) == list(range(count))  # noqa: RUF017
-        assert max(map(len, shares)) - min(map(len, shares)) <= 1
-        orders.append(shares)
+        made = shares(monkeypatch, count, 12, world, epoch)
+        assert sorted(index for share in made for batch in share for index in batch) == list(range(count))
+        for batches in zip(*made, strict=True):
+            assert max(map(len, batches)) - min(map(len, batches)) <= 1
+        orders.append(made)
     assert orders[0] != orders[1]
 
 
-def test_a_global_batch_holds_the_same_images_however_many_share_it():
-    def batch(processes: int) -> set[int]:
-        samplers = [main.ExactSampler(range(30), processes, rank, seed=1) for rank in range(processes)]
-        return {index for sampler in samplers for index in list(sampler)[: 12 // processes]}
+def test_a_global_batch_holds_the_same_images_however_many_share_it(monkeypatch):
+    def batches(world: int) -> list[set[int]]:
+        steps = zip(*shares(monkeypatch, 31, 12, world), strict=True)
+        return [{index for share in step for index in share} for step in steps]
 
-    assert batch(1) == batch(2) == batch(3)
-    assert len(batch(1)) == 12
+    assert batches(1) == batches(2) == batches(3)
+    assert [len(batch) for batch in batches(1)] == [12, 12, 7]
 
 
 @pytest.mark.parametrize(("batch_size", "named"), [(61, "2 processes"), (1436, "at least 2")])
 def test_a_batch_that_cannot_be_shared_out(monkeypatch, batch_size, named):
-    monkeypatch.setattr(main, "world_size", lambda: 2)
-    arguments = main.parse_arguments(["--model", "lenet", "--batch-size", str(batch_size)])
-    with pytest.raises(main.UserError, match=named):
-        main.check_batches(arguments, 1437)
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    with pytest.raises(UserError, match=named):
+        processes.check_batch_size(batch_size, 1437, main.MODELS["lenet"]())
+
+
+def test_processes_draw_each_for_itself(monkeypatch, small, tmp_path):
+    """The seed of an epoch depends on the process: else each would warp its share by the same draws."""
+    seeds = []
+    for rank in (0, 1):
+        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "manual_seed", lambda seed: seeds.append(seed))
+            patch.setattr(main, "train", lambda *_: (1.0, 0.5))
+            patch.setattr(main, "complete_average", lambda *_: None)
+            patch.setattr(main, "test", lambda *_: (1.0, 0.5))
+            arguments = main.parse_arguments(["--model", "mlp", "--augment"])
+            sets = [dataset.MNIST(small / f"{split}.tar") for split in ("train", "test")]
+            training = main.make_training(arguments, main.MODELS["mlp"](), *sets)
+            main.train_and_test(training, 1, arguments)
+    assert len(set(seeds)) == len(seeds) == 2
