@@ -308,7 +308,7 @@ def images_section(groups: Groups) -> list[str]:
         [
             one.comparison.name,
             *(f"{number:g}" for number in (one.seeds, one.only_first, one.only_second, one.shown)),
-            f"{one.detectable:.2f}",
+            f"{one.detectable:.2f}" if np.isfinite(one.detectable) else "none",
             p_value(p),
         ]
         for one, p in zip(pairs, adjusted, strict=True)
