@@ -1,12 +1,15 @@
 """How fast training is: against the usual pipeline, against the arithmetic, from the start, and as the data grow.
 
     python benchmarks/throughput.py --data-dir data
-    python benchmarks/throughput.py --data-dir data --only epochs --json epochs.json
+    python benchmarks/throughput.py --data-dir data --only epochs to99 --json epochs.json
 
-Everything that is compared is measured in one run, in turn (A B A B ...); what is printed are medians. Parts:
+Everything that is compared is measured in one run, in turn (A B A B ...). What is printed are medians over the rounds;
+a ratio is taken within each round, and its median (median_of_ratios) need not be the ratio of the medians. Parts:
 
 epochs     a whole epoch, train and test, of ours and of the usual script (usual.py, with its best number of workers),
            and the arithmetic floor: the network's operations at the rate at which this machine multiplies matrices
+to99       from the command to 99.0 % on the last 10,000 training images, held out, ours and the usual script's;
+           interpreter, imports and decoding counted
 augment    what the augmentation of an epoch takes, as a share of it
 start      from the command to the first training step beyond `import torch`, and the decoding of all images
 memory     peak resident memory of a run beyond `import torch, torchvision`
@@ -18,13 +21,14 @@ import argparse
 import copy
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -34,13 +38,16 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import main  # noqa: E402 - the project's root is not a package
-from benchmarks.usual import UsualMNIST, UsualScript, usual_network  # noqa: E402
-from dataset import MNIST, write_tar  # noqa: E402
+from benchmarks.usual import TEST_BATCH, UsualMNIST, UsualScript, usual_network  # noqa: E402
+from dataset import MNIST  # noqa: E402
 from model import MODELS  # noqa: E402
+from support.archive import write_tar  # noqa: E402
 
 CONFIGURATIONS = (("lenet", False), ("lenet_bn", True), ("mlp", False))
 SHARE = 0.1  # of an epoch, that the usual script runs between two epochs of ours: it would take minutes otherwise
 PREFETCHED = 2 * os.cpu_count()  # batches that the workers of a DataLoader keep ready, two each
+TARGET, HELD_OUT = 99.0, 10_000  # per cent right of so many images, the last of the training set
+MOST_EPOCHS = 40  # in which it must be reached
 MATRIX = 2048  # rows and columns; large enough that the rate no longer grows
 # Peak resident memory of this process, in KB. Not getrusage's, which a process inherits from the one that started it.
 PEAK = "int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
@@ -76,28 +83,39 @@ class OurScript:
     def __init__(self, name: str, augment: bool, train_set: MNIST, test_set: MNIST, batch_size: int) -> None:
         options = ["--augment"] if augment else []
         self.arguments = main.parse_arguments(["--model", name, "--batch-size", str(batch_size), *options])
-        self.network, self.average = MODELS[name](), MODELS[name]()
-        main.keep_freed_memory()  # as main.run does, behind the decoding
-        self.optimizer = main.make_optimizer(self.network, self.arguments)
-        main.average_weights(self.network, self.average, self.optimizer, 0)
-        self.batches = main.make_batches(train_set, self.arguments)
-        self.test_set = test_set
+        torch.manual_seed(0)
+        self.training = main.make_training(self.arguments, MODELS[name](), train_set, test_set)
 
     def epoch(self) -> None:
-        main.train_and_test(
-            1, self.arguments, self.network, self.average, self.batches, self.test_set, self.optimizer, lambda: None
-        )
+        main.train_and_test(self.training, 1, self.arguments)
 
     def train_part(self, steps: int) -> None:
         """The first steps of an epoch, or all if it has fewer; shuffling all of its images counts in full."""
-        left = iter(range(steps))
+        _, shared, average, optimizer, scheduler, _, batches, _ = self.training
+        main.train(shared, average, islice(batches, steps), optimizer, scheduler)
 
-        def check() -> None:
-            if next(left, None) is None:
-                raise main.Stopped
 
-        with suppress(main.Stopped):
-            main.train(self.network, self.batches, self.optimizer, [0.01] * len(self.batches), check)
+class UsualEpoch:
+    """An epoch of the usual script, train and test, at its best number of workers."""
+
+    def __init__(self, name: str, train_set: UsualMNIST, test_set: UsualMNIST, batch_size: int) -> None:
+        self.train_steps, self.test_steps = -(-len(train_set) // batch_size), -(-len(test_set) // TEST_BATCH)
+        self.part = max(1, round(SHARE * self.train_steps))
+        scripts = {w: UsualScript(name, train_set, test_set, batch_size, w) for w in range(os.cpu_count() + 1)}
+        for script in scripts.values():
+            self.seconds_of(script)  # starts the workers
+        trials = {count: self.seconds_of(script) for count, script in scripts.items()}
+        self.workers = min(trials, key=trials.get)
+        self.script = scripts[self.workers]
+
+    def seconds_of(self, script: UsualScript) -> float:
+        """Training is extrapolated from a part of its steps, testing is whole."""
+        script.train(PREFETCHED)  # what the workers had ready when they were left alone
+        train = seconds(lambda: script.train(self.part)) * self.train_steps / self.part
+        return train + seconds(lambda: script.test(self.test_steps))
+
+    def seconds(self) -> float:
+        return self.seconds_of(self.script)
 
 
 def measure_epochs(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
@@ -107,26 +125,12 @@ def measure_epochs(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
     for name, augment in CONFIGURATIONS:
         usual_sets = UsualMNIST(data_dir / "train.tar", augment), UsualMNIST(data_dir / "test.tar")
         ours = OurScript(name, augment, train_set, test_set, batch_size)
-        train_steps, test_steps = len(ours.batches), -(-len(test_set) // main.TEST_BATCH)
-        part = max(1, round(SHARE * train_steps))
-
-        def usual_epoch(script: UsualScript, part=part, whole=(train_steps, test_steps)) -> float:
-            script.train(PREFETCHED)  # what the workers had ready when they were left alone
-            train = seconds(lambda: script.train(part)) * whole[0] / part
-            return train + seconds(lambda: script.test(whole[1]))
-
-        scripts = {w: UsualScript(name, *usual_sets, batch_size, w) for w in range(os.cpu_count() + 1)}
-        for script in scripts.values():
-            usual_epoch(script)  # starts the workers
-        trials = {count: usual_epoch(script) for count, script in scripts.items()}
-        workers = min(trials, key=trials.get)
-        usual = scripts.pop(workers)
-        del scripts
+        usual = UsualEpoch(name, *usual_sets, batch_size)
         ours.epoch()
         figures = {"ours": [], "usual": [], "rate": []}
         for _ in range(rounds):
             figures["ours"].append(seconds(ours.epoch))
-            figures["usual"].append(usual_epoch(usual))
+            figures["usual"].append(usual.seconds())
             figures["rate"].append(matrix_rate())
         # the backward pass takes twice the forward pass: one product for the weights, one for the inputs
         operations = operations_per_image(name) * (3 * len(train_set) + len(test_set))
@@ -136,17 +140,67 @@ def measure_epochs(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
                 "network": name + (" --augment" if augment else ""),
                 "ours_s": row["ours"],
                 "usual_s": row["usual"],
-                "usual_workers": workers,
+                "usual_workers": usual.workers,
                 "floor_s": operations / row["rate"],
                 "matrix_gflops": row["rate"] / 1e9,
-                "times_usual": statistics.median(u / o for u, o in zip(figures["usual"], figures["ours"], strict=True)),
-                "times_floor": statistics.median(
+                "times_usual_median_of_ratios": statistics.median(
+                    u / o for u, o in zip(figures["usual"], figures["ours"], strict=True)
+                ),
+                "times_floor_median_of_ratios": statistics.median(
                     o * r / operations for o, r in zip(figures["ours"], figures["rate"], strict=True)
                 ),
             }
         )
         del usual
     return rows
+
+
+def measure_to99(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
+    """Seconds and epochs from the command to TARGET; a round is a seed, run by both scripts in turn."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        whole = MNIST(data_dir / "train.tar")
+        halves = dict(zip(("train", "test"), whole.split(min(HELD_OUT, len(whole) // 6)), strict=True))
+        for split, half in halves.items():
+            write_tar(Path(folder, f"{split}.tar"), split, half.images, half.labels)
+        usual_sets = [UsualMNIST(Path(folder, f"{split}.tar")) for split in halves]
+        for name in ("lenet", "lenet_bn"):
+            workers = UsualEpoch(name, *usual_sets, batch_size).workers
+            pairs = []
+            for seed in range(rounds):
+                both = ("--batch-size", str(batch_size), "--seed", str(seed))
+                ours = ["main.py", *scratch_run(name, Path(folder), folder, *both)]
+                usual = ["benchmarks/usual.py", "--model", name, "--data-dir", folder, "--workers", str(workers), *both]
+                pairs.append((*seconds_to_target(ours), *seconds_to_target(usual)))
+            ours_s, ours_epochs, usual_s, usual_epochs = (statistics.median(one) for one in zip(*pairs, strict=True))
+            rows.append(
+                {
+                    "network": name,
+                    "ours_s": ours_s,
+                    "ours_epochs": ours_epochs,
+                    "usual_s": usual_s,
+                    "usual_epochs": usual_epochs,
+                    "usual_workers": workers,
+                    "times_usual_median_of_ratios": statistics.median(u / o for o, _, u, _ in pairs),
+                }
+            )
+    return rows
+
+
+def seconds_to_target(command: list[str]) -> tuple[float, int]:
+    """From the command to the line that says TARGET of the test images are right, and how many such lines that took."""
+    started = time.perf_counter()
+    with subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        accuracies = (re.search(r"^epoch .*test accuracy +([0-9.]+)%", line) for line in process.stdout)
+        for epoch, found in enumerate(filter(None, accuracies), 1):
+            if float(found[1]) >= TARGET:
+                reached = time.perf_counter() - started
+                process.kill()
+                return reached, epoch
+            if epoch == MOST_EPOCHS:
+                break
+        process.kill()
+    raise RuntimeError(f"{' '.join(command)}: did not reach {TARGET} % in {MOST_EPOCHS} epochs")
 
 
 def measure_augmentation(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
@@ -156,7 +210,7 @@ def measure_augmentation(data_dir: Path, batch_size: int, rounds: int) -> list[d
 
     def batches(augment: bool) -> float:
         train_set.augment = main.AUGMENT if augment else False
-        return seconds(lambda: sum(1 for _ in ours.batches))
+        return seconds(lambda: sum(1 for _ in ours.training.batches))
 
     plain, augmented, epoch = [], [], []
     for _ in range(rounds):
@@ -169,7 +223,7 @@ def measure_augmentation(data_dir: Path, batch_size: int, rounds: int) -> list[d
             "batches_s": statistics.median(plain),
             "augmented_batches_s": statistics.median(augmented),
             "epoch_s": statistics.median(epoch),
-            "share": statistics.median(shares),
+            "share_median_of_ratios": statistics.median(shares),
         }
     ]
 
@@ -329,10 +383,17 @@ def measure_processes(data_dir: Path, batch_size: int, rounds: int) -> list[dict
                 "two_processes_batch": of_two,
                 "one_process_s": one,
                 "two_processes_s": two,
-                "speed_up": statistics.median(a / b for a, b in pairs),
+                "speed_up_median_of_ratios": statistics.median(a / b for a, b in pairs),
             }
         )
     return rows
+
+
+NOTES = {
+    "epochs": f"usual_s: testing is whole, training is extrapolated from {SHARE:.0%} of an epoch's steps",
+    "to99": f"from the command to {TARGET} % on the last {HELD_OUT:,} training images; both run every epoch whole",
+    "processes": "each process has one thread, the one process too",
+}
 
 
 def table(rows: list[dict]) -> str:
@@ -344,7 +405,7 @@ def table(rows: list[dict]) -> str:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("epochs", "augment", "start", "memory", "growth", "processes")
+    parts = ("epochs", "to99", "augment", "start", "memory", "growth", "processes")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of train.tar and test.tar")
     parser.add_argument("--batch-size", type=int, default=main.BATCH_SIZE, help=f"default: {main.BATCH_SIZE}")
     parser.add_argument("--rounds", type=int, default=5, help="repetitions of each measurement; default: 5")
@@ -358,6 +419,7 @@ def benchmark() -> None:
     data_dir, batch_size, rounds = arguments.data_dir.resolve(), arguments.batch_size, arguments.rounds
     measures = {
         "epochs": lambda: measure_epochs(data_dir, batch_size, rounds),
+        "to99": lambda: measure_to99(data_dir, batch_size, rounds),
         "augment": lambda: measure_augmentation(data_dir, batch_size, rounds),
         "start": lambda: measure_start(data_dir, rounds),
         "memory": lambda: measure_memory(data_dir, 1),  # the peak hardly varies
@@ -366,10 +428,11 @@ def benchmark() -> None:
     }
     setting = {"threads": torch.get_num_threads(), "batch_size": batch_size, "torch": torch.__version__}
     print(", ".join(f"{key} {value}" for key, value in setting.items()))
-    results = {"setting": setting}
+    results = {"setting": setting, "notes": {part: NOTES[part] for part in arguments.only if part in NOTES}}
     for part in arguments.only:
         results[part] = measures[part]()
-        print(f"\n{part}\n\n{table(results[part])}", flush=True)
+        note = f"\n\n{NOTES[part]}" if part in NOTES else ""
+        print(f"\n{part}\n\n{table(results[part])}{note}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 

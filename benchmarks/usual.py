@@ -1,9 +1,13 @@
 """The usual PyTorch MNIST script, as the yardstick: images are decoded and transformed one by one, every epoch.
 
+    python benchmarks/usual.py --model lenet --data-dir data
+
 The networks are the plain ones, in the usual order of layers; the figures are read with `.item()` after every step.
 """
 
+import argparse
 import io
+import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -17,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 MEAN, STD = 0.1307, 0.3081
+TEST_BATCH = 1000
 
 TO_TENSOR = [transforms.Pad(2), transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))]
 AUGMENT = [
@@ -77,9 +82,10 @@ class UsualScript:
         self.loss = nn.CrossEntropyLoss()
         options = {"num_workers": workers, "persistent_workers": workers > 0}
         self.train_batches = endless(DataLoader(train_set, batch_size, shuffle=True, **options))
-        self.test_batches = endless(DataLoader(test_set, 1000, **options))
+        self.test_batches = endless(DataLoader(test_set, TEST_BATCH, **options))
 
-    def train(self, steps: int) -> None:
+    def train(self, steps: int) -> tuple[float, int]:
+        """The sum of the losses of so many batches, and how many images were right."""
         self.network.train()
         total, correct = 0.0, 0
         for _ in range(steps):
@@ -91,9 +97,11 @@ class UsualScript:
             self.optimizer.step()
             total += loss.item()
             correct += (logits.argmax(1) == labels).sum().item()
+        return total, correct
 
     @torch.no_grad()
-    def test(self, steps: int) -> None:
+    def test(self, steps: int) -> tuple[float, int]:
+        """As `train`."""
         self.network.eval()
         total, correct = 0.0, 0
         for _ in range(steps):
@@ -101,3 +109,34 @@ class UsualScript:
             logits = self.network(images)
             total += self.loss(logits, labels).item()
             correct += (logits.argmax(1) == labels).sum().item()
+        return total, correct
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The usual script: loss and accuracy after every epoch.")
+    parser.add_argument("--model", choices=("lenet", "mlp", "lenet_bn"), required=True)
+    parser.add_argument("--augment", action="store_true")
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of train.tar and test.tar")
+    arguments = parser.parse_args()
+    torch.manual_seed(arguments.seed)
+    train_set = UsualMNIST(arguments.data_dir / "train.tar", arguments.augment)
+    test_set = UsualMNIST(arguments.data_dir / "test.tar")
+    script = UsualScript(arguments.model, train_set, test_set, arguments.batch_size, arguments.workers)
+    sets = ((script.train, train_set, arguments.batch_size), (script.test, test_set, TEST_BATCH))
+    for epoch in range(1, arguments.epochs + 1):
+        figures = []
+        for run, dataset, size in sets:
+            steps = -(-len(dataset) // size)
+            total, correct = run(steps)
+            figures += [f"loss {total / steps:.4f}", f"accuracy {correct / len(dataset):7.2%}"]
+        names = ("train", "train", "test", "test")
+        line = "  ".join(f"{name} {figure}" for name, figure in zip(names, figures, strict=True))
+        print(f"epoch {epoch:>2}/{arguments.epochs}  {line}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
