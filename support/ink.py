@@ -218,8 +218,10 @@ def _stands_out(pixels: np.ndarray, mask: np.ndarray) -> bool:
     rings = (outside >= 4) & (outside < 8), (inside >= 2) & (inside < 6)
     if not all(ring.any() for ring in rings):
         return False
-    colours = [np.median(pixels[ring], axis=0) for ring in rings]
-    return bool(np.abs(colours[0] - colours[1]).max() > OTHER_COLOUR * max(np.max(colours), 64))
+    paper = np.median(pixels[rings[1]], axis=0)
+    around = pixels[rings[0]]
+    light = np.maximum(around, paper).max(1).clip(64)
+    return bool((np.abs(around - paper).max(1) > OTHER_COLOUR * light).mean() > 0.75)
 
 
 OTHER_COLOUR = 0.12  # of the lighter one
@@ -290,16 +292,20 @@ def _paper(coarse: np.ndarray, inside: np.ndarray, sheet: Sheet) -> np.ndarray:
     rim = (places == 0).any(1) | (places == (width - 1, height - 1)).any(1)
     terms = _terms(places, width, height, 1)
     flat = _fit_surface(terms[rim], colours[rim], np.median(colours[rim], axis=0), 0.5)
-    surface, best, best_score = terms @ flat, flat, -1.0
+    surface, candidates = terms @ flat, [flat]
+    scores = [_share_near(surface, colours, rim)]
     for degree in (1, 2, 3):
         terms = _terms(places, width, height, degree)
-        coefficients = _fit_surface(terms, colours, surface, 0.3)
-        surface = terms @ coefficients
-        near = 1 / (1 + (np.linalg.norm(colours - surface, axis=1) / NEAR) ** 2)
-        score = near.mean() + near[rim].mean()
-        if score > best_score:
-            best, best_score = coefficients, score
-    return _evaluate(best, *sheet.pixels.size)
+        candidates.append(_fit_surface(terms, colours, surface, 0.3))
+        surface = terms @ candidates[-1]
+        scores.append(_share_near(surface, colours, rim))
+    return _evaluate(candidates[int(np.argmax(scores))], *sheet.pixels.size)
+
+
+def _share_near(surface: np.ndarray, colours: np.ndarray, rim: np.ndarray) -> float:
+    """How many of the colours (N, 3) lie on a surface (N, 3), the outermost ones counted twice."""
+    near = 1 / (1 + (np.linalg.norm(colours - surface, axis=1) / NEAR) ** 2)
+    return float(near.mean() + 2 * near[rim].mean())
 
 
 NEAR = 10.0  # of 255: what is so near to a surface lies on it
@@ -368,13 +374,17 @@ def _large_areas(signal: np.ndarray) -> np.ndarray:
 FAINT = 0.06  # of the light: what differs less from the paper the eye hardly sees
 
 
-def _threshold(values: np.ndarray) -> float:
-    """Half way between paper and ink, of the signal of a sheet's pixels (N,). Raises PictureError without ink.
+def _threshold(signal: np.ndarray, possible: np.ndarray) -> float:
+    """Half way between paper and ink, of the signal (H, W) where ink is possible. Raises PictureError without ink.
 
     Otsu's threshold ("A threshold selection method from gray-level histograms", 1979) tells ink from shadows and
     stains; it is taken over what stands out and as much paper, because ink may be a thousandth of the picture.
     """
-    noise = np.quantile(np.abs(values), 0.25) / 0.3186  # the standard deviation, if normal; ink hardly moves it
+    values = signal[possible]
+    # The standard deviation of paper, if normal: from what is nearest to 0, and, should all of that be ink, from what
+    # changes over eight pixels.
+    steps = np.abs(signal[:, 8:] - signal[:, :-8])[possible[:, 8:] & possible[:, :-8]]
+    noise = min(np.quantile(np.abs(values), 0.25) / 0.3186, 1.5 * np.median(steps) / 0.954 if len(steps) else np.inf)
     floor = max(5 * noise, FAINT)  # 5: of 262,144 pixels of noise none
     candidates = values[values > floor]
     if not len(candidates):
@@ -438,14 +448,17 @@ def figures_on(sheet: Sheet) -> list[Figure]:
     signal = ink_signal(sheet)
     possible = sheet.inside.copy()
     mask = np.zeros_like(possible)
+    light_on_dark = False
     for _ in range(4):
         try:
-            mask = possible & (signal > _threshold(signal[possible]))
+            mask = possible & (signal > _threshold(signal, possible))
         except PictureError:
             if not mask.any():
                 raise
             break
-        mask = _ink_on_squares(mask)
+        squares = _ink_on_squares(mask)
+        light_on_dark = squares is not mask
+        mask = squares
         structure = find_lines(mask, sheet.inside)
         structure |= _containers(mask & ~structure)
         if not structure.any():
@@ -458,7 +471,49 @@ def figures_on(sheet: Sheet) -> list[Figure]:
             raise PictureError("nothing in it looks like ink")
         mask = mask & ~structure
         possible &= ~ndimage.binary_dilation(structure, EIGHT, iterations=2) | mask
+    if not light_on_dark:
+        mask = mask & ~_faint_holes(mask, signal)
     return _join(_pieces(mask, sheet.inside))
+
+
+def _faint_holes(mask: np.ndarray, signal: np.ndarray) -> np.ndarray:
+    """Holes of loops in broad strokes, in a mask (H, W), that are so small that ink on all sides darkens them.
+
+    They are lighter than the ink round them, if not as light as paper, small, round, and lie deep in the strokes.
+    """
+    result = np.zeros_like(mask)
+    numbers, _ = ndimage.label(mask, EIGHT)
+    for number, box in enumerate(ndimage.find_objects(numbers), 1):
+        piece = np.pad(numbers[box] == number, 1)
+        if max(piece.shape) < 2 * LEGIBLE:
+            continue
+        depth = ndimage.distance_transform_edt(piece)
+        width = 2 * float(depth.max())
+        if width < BROAD * max(piece.shape):
+            continue
+        ink = np.pad(signal[box], 1)
+        dark = np.median(ink[piece])
+        for share in (0.65, 0.75, 0.85):
+            dense = piece & (ink > share * dark)
+            holes, _ = ndimage.label(ndimage.binary_fill_holes(dense) & piece & ~dense)
+            for hole, place in enumerate(ndimage.find_objects(holes), 1):
+                inside = holes[place] == hole
+                high, wide = inside.shape
+                fits = min(high, wide) >= 0.1 * width and max(high, wide) <= 0.8 * width and inside.mean() > 0.5
+                if fits and ink[place][inside].min() < 0.8 * dark and depth[place][inside].min() > 0.15 * width:
+                    area = result[box]
+                    area |= _put(inside, place, piece.shape)[1:-1, 1:-1]
+    return result
+
+
+def _put(part: np.ndarray, place: tuple[slice, ...], shape: tuple[int, int]) -> np.ndarray:
+    """A mask of that shape (H, W), the part at its place."""
+    whole = np.zeros(shape, bool)
+    whole[place] = part
+    return whole
+
+
+BROAD = 0.2  # of a piece's longer side: strokes of markers
 
 
 def _ink_on_squares(mask: np.ndarray) -> np.ndarray:
@@ -469,7 +524,7 @@ def _ink_on_squares(mask: np.ndarray) -> np.ndarray:
         if min(piece.shape) < 2 * LEGIBLE:
             continue
         filled = ndimage.binary_fill_holes(piece)
-        left_out = filled & ~piece
+        left_out = filled & ~np.pad(mask[box], 1)
         if _surrounds_something(piece, filled) and _has_straight_sides(filled) and _legible(left_out):
             mask = mask.copy()
             mask[box] = np.where(filled[1:-1, 1:-1], left_out[1:-1, 1:-1], mask[box])

@@ -22,6 +22,8 @@ SLENDER = 10  # times as long as thick is a line at least
 THIN = 0.12  # of the piece's longer side: what is thicker is no line
 CERTAIN = 8  # so many lines are a grid, whatever is left without them
 MANY = 3  # so many lines from edge to edge are no digit
+DASHES = 6  # so many make a broken line
+SHORTEST_DASH = 5  # pixels
 EIGHT = np.ones((3, 3), bool)  # pixels that touch at a corner hang together
 
 
@@ -46,7 +48,7 @@ def find_lines(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
     above that is longer than what stands on it; and what is much thinner than the strokes. Where a stroke crosses a
     line, the stroke stays.
     """
-    lines = _all_lines(mask, inside)
+    lines = _all_lines(_bridge_dashes(mask), inside)
     if not lines:
         return np.zeros_like(mask)
     border = _border(inside)
@@ -57,7 +59,7 @@ def find_lines(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
             spanning = []
     sure = spanning + [line for line in lines if line.in_grid and not line.spans]
     usual = np.median([line.thickness for line in sure]) if sure else 0
-    sure = [line for line in sure if line.thickness < 2 * usual + 2]  # others are strokes along a line
+    sure = [line for line in sure if line.thickness < 1.5 * (usual + 1)]  # others are strokes along a line
     if len(sure) < CERTAIN and any(line.in_grid for line in sure):
         rest = _largest(_without(mask, sure))
         if rest is not None and rest.sum() < 0.15 * (mask & ~_without(mask, sure)).sum():
@@ -71,6 +73,18 @@ def find_lines(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
         strokes = stroke_width(main[figure])
         sure += [line for line in others if _underlines(line, figure) or (line.alone and line.thickness < strokes / 2)]
     return mask & ~_without(mask, sure)
+
+
+def _bridge_dashes(mask: np.ndarray) -> np.ndarray:
+    """A mask (H, W) with the gaps of broken lines filled, where there are many short straight pieces."""
+    boxes = ndimage.find_objects(ndimage.label(mask, EIGHT)[0])
+    sides = np.array([[part.stop - part.start for part in box] for box in boxes]).reshape(-1, 2)
+    dashes = (sides.max(1) >= 2 * sides.min(1)) & (sides.max(1) >= SHORTEST_DASH)
+    if dashes.sum() < DASHES:
+        return mask
+    reach = math.ceil(np.median(sides.max(1)[dashes]) / 4)  # gaps up to half of a dash
+    padded = np.pad(mask, reach)
+    return ndimage.binary_closing(padded, EIGHT, iterations=reach)[reach:-reach, reach:-reach]
 
 
 def _without(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
