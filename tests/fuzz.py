@@ -301,7 +301,7 @@ def make_folder(draw: random.Random, folder: Path, members: Members) -> Path:
             link = top / draw.choice(("l_1.png", "8_1.png", ".hidden"))
             link.symlink_to(draw.choice(("nowhere", ".", "..", "8_1.png")))
         case 1:
-            os.mkfifo(top / draw.choice(("9_1.png", ".fifo", "README")))
+            os.mkfifo(top / draw.choice(("9_1.png", ".fifo", "LICENSE")))
         case 2:
             top.joinpath(*["d"] * draw.choice((20, 30, 40))).mkdir(parents=True)
         case 3:
