@@ -82,9 +82,9 @@ def suspicious(images: np.ndarray) -> list[str]:
     found = []
     rim = np.concatenate([images[:, [0, -1]].reshape(-1), images[:, :, [0, -1]].reshape(-1)])
     if images.max() <= 1:
-        found.append(f"the largest pixel is {images.max()}, where 255 is expected: multiply the images by 255")
+        found.append(f"its brightest pixel is {images.max()}, not 255: multiply the images by 255")
     elif rim.mean() > 127:
-        found.append("the images are dark on light, where MNIST is light on dark: subtract them from 255")
+        found.append("its images are dark on light, where MNIST is light on dark: subtract them from 255")
     return found
 
 

@@ -5,6 +5,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from support.archive import suspicious
+
 LISTED = 10  # absent classes that are named
 
 
@@ -29,19 +31,9 @@ def doubts(why_sample: str | None, train_set: Images, test_set: Images) -> list[
         if absent := [name for name, count in zip(one.classes, there, strict=True) if count == 0]:
             more = f" and {len(absent) - LISTED} more" if len(absent) > LISTED else ""
             found.append(f"the {split} set holds no {', '.join(absent[:LISTED])}{more}")
-        found += [f"the {split} set: {problem}" for problem in _odd_pixels(one.images)]
+        found += [f"the {split} set: {problem}" for problem in suspicious(one.images.cpu().numpy())]
     if counts[1] > counts[0]:
         found.append(f"the test set ({counts[1]:,}) is larger than the training set ({counts[0]:,}): swapped?")
     if torch.equal(train_set.images, test_set.images) and torch.equal(train_set.labels, test_set.labels):
         found.append("the test set is the training set: its figures say nothing about new images")
     return found
-
-
-def _odd_pixels(images: Tensor) -> list[str]:
-    highest = int(images.max())
-    if highest <= 1:
-        return [f"its brightest pixel is {highest}, not 255; were the values scaled to [0, 1]? The networks see black"]
-    border = torch.cat([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], 1)
-    if border.float().mean() > 127:  # MNIST's border is 0
-        return ["its images are dark on light, the reverse of MNIST's; was that meant?"]
-    return []

@@ -1006,5 +1006,5 @@ def test_images_that_are_not_like_those_of_mnist_are_suspicious() -> None:
     assert module.suspicious(digits) == []
     assert ["dark on light" in text for text in module.suspicious(255 - digits)] == [True]
     for wrong in (digits // 255, digits * 0):
-        assert ["the largest pixel is" in text for text in module.suspicious(wrong)] == [True]
+        assert ["brightest pixel is" in text for text in module.suspicious(wrong)] == [True]
     assert all("\n" not in text for text in module.suspicious(255 - digits))
