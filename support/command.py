@@ -84,8 +84,8 @@ def _on_terminal() -> bool:
 def escape_what_cannot_be_shown() -> None:
     """Have the standard streams write an escape where their encoding lacks a letter, in place of a traceback."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+        with suppress(AttributeError, OSError, ValueError):  # a host's own stream, or one that is broken or closed
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def open_closed_streams() -> None:

@@ -5,8 +5,8 @@
 First part, kills: the three runs of the README, on the bundled sample, are killed with SIGKILL, gone on with, and
 killed again until they are through. Half of the kills come at a random moment, half inside the writing of a file. After
 each kill every file has to be whole; at the end all files have to equal, bit for bit, those of a run that was never
-killed, but for the seconds that each epoch took. One kill in four hits a run while its result takes the place of another run's:
-weights, arrays, history and picture have to be of one run, or the mix has to be noticed.
+killed, but for the seconds that each epoch took. In one kill of four a run dies while its result
+takes the place of another run's: weights, arrays, history and picture have to be of one run, or the mix is noticed.
 
 With them go, one round for twenty kills: two runs that start at once with one result's name and folders of their own
 for checkpoints, of which one has to be refused and the other undisturbed; streams that are closed, full, or read by
