@@ -41,7 +41,7 @@ SETTINGS = ("model", "data", "augment", "epochs", "batch_size", "lr", "weight_de
 NAMED = {"epochs": "epochs", "batch_size": "batch", "lr": "lr", "weight_decay": "decay", "classes": "classes"}
 ENDINGS = (".npz", ".json", ".png")  # of a result, in the order in which they are written: the picture comes last
 LONGEST_NAME = 200  # bytes; file systems take 255, of which endings need some
-LONGEST_DATA = 70  # bytes, of a name: what else stands in it may need 125
+LONGEST_DATA = 60  # bytes, of a name: what else stands in it may need 135
 LARGEST_HISTORY = 64 * 2**20  # bytes: a million epochs take less
 LARGEST_FIGURE = 1e30  # beyond it a curve cannot be drawn
 
