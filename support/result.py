@@ -15,7 +15,7 @@ from support.command import printable, warn
 
 def answers(logits: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
     """Of logits (N, classes) and labels (N,): the arrays that every result holds, see `history.ARRAYS`."""
-    logarithms, labels = logits.detach().cpu().log_softmax(1), labels.cpu()
+    logarithms, labels = logits.detach().float().cpu().log_softmax(1), labels.cpu()
     confidence, predictions = logarithms.exp().max(1)
     right = logarithms.gather(1, labels[:, None])[:, 0]
     arrays = {"labels": labels.byte(), "predictions": predictions.byte()}
@@ -24,11 +24,13 @@ def answers(logits: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
 
 
 def pictures(network: nn.Module, images: Tensor, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The test images (N, 28, 28) that were read wrong, and the filters of a C1 that sees one map."""
+    """The test images (N, 28, 28) that were read wrong, and the filters of a C1 that sees one map, if square."""
     found = {"mistake_images": images.cpu().numpy()[history.mistakes(arrays)]}
     first = getattr(network, "c1", None)
     if isinstance(first, nn.Conv2d) and first.in_channels == 1:
-        found["c1"] = first.weight.detach().cpu().contiguous().numpy()
+        (height, width), filters = first.kernel_size, first.out_channels
+        if height == width <= history.LARGEST_FILTER and filters <= history.MOST_FILTERS:  # else nobody draws it
+            found["c1"] = first.weight.detach().float().cpu().contiguous().numpy()
     return found
 
 

@@ -133,8 +133,14 @@ def test_a_mask_of_another_length_is_told_its_own(train_set) -> None:
         train_set[MASK[:360]]
 
 
-@pytest.mark.parametrize("index", [1437, -1438, [0, 1437], [-1438]])
-def test_an_index_out_of_range(train_set, index) -> None:
+@pytest.mark.parametrize("index", [1437, -1438])
+def test_an_index_out_of_range_is_named(train_set, index) -> None:
+    with pytest.raises(IndexError, match=f"image {index} of 1437"):
+        train_set[index]
+
+
+@pytest.mark.parametrize("index", [[0, 1437], [-1438], torch.tensor([1437])], ids=repr)
+def test_a_batch_with_an_index_out_of_range(train_set, index) -> None:
     with pytest.raises(IndexError):
         train_set[index]
 

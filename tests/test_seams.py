@@ -145,8 +145,8 @@ class ThreeChannels(nn.Module):
         return self.f7(self.s2(F.relu(self.c1(images.expand(-1, 3, -1, -1)))).flatten(1))
 
 
-class ManyFilters(nn.Module):
-    """Its C1 is no square and has no bias."""
+class NotSquare(nn.Module):
+    """Its C1 is not square and has no bias."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +156,18 @@ class ManyFilters(nn.Module):
         return self.f7(self.c1(images).amax((2, 3)))
 
 
-@pytest.mark.parametrize("kind", [Linear, ThreeChannels, ManyFilters])
+class LargeAndDouble(nn.Module):
+    """Its C1 is larger than what is drawn, and it computes in double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c1, self.f7 = nn.Conv2d(1, 1100, 32).double(), nn.Linear(1100, 10).double()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.f7(self.c1(images.double()).flatten(1))
+
+
+@pytest.mark.parametrize("kind", [Linear, ThreeChannels, NotSquare, LargeAndDouble])
 def test_a_layer_that_happens_to_be_called_c1(command, tmp_path, monkeypatch, kind) -> None:
     monkeypatch.setitem(MODELS, "own", kind)
     run(parse_arguments(command("--model", "own", "--epochs", "1")))
