@@ -314,7 +314,7 @@ def test_a_run_that_fails_says_why_in_a_line(copied, small, one_model, monkeypat
 
 
 def wait_for(condition, process):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -338,7 +338,7 @@ def test_when_the_study_ends_its_runs_end_and_the_same_command_goes_on(sample, t
     if number != signal.SIGKILL:
         assert output.endswith("stopped; the same command goes on\n")
         assert is_free(checkpoint)  # it waited for its runs
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not is_free(checkpoint):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -363,8 +363,9 @@ def test_the_printed_lines_train_their_runs(small, tmp_path):
     for line in (lines[5], lines[10]):  # the MLP: augmented with seed 0, plain with seed 1
         program, *arguments = shlex.split(line)
         assert program == "python"
-        for expected in ("last epoch", "is finished"):  # a line that is run twice, as a queue may, trains once
-            assert expected in call(sys.executable, *arguments, cwd=tmp_path).stdout
+        assert "last epoch" in call(sys.executable, *arguments, cwd=tmp_path).stdout
+    # a line that is run twice, as a queue may, trains once
+    assert call(sys.executable, *arguments, cwd=tmp_path).stdout.endswith("_seed1 is finished\n")
     names = sorted(path.stem for path in (tmp_path / "results").glob("*.json"))
     assert names == ["mlp-small_augment_epochs1", "mlp-small_epochs1_seed1"]
     assert read_history(tmp_path / "results" / f"{names[1]}.json")["threads"] == [1]
