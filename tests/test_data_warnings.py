@@ -92,6 +92,11 @@ def test_images_on_gray_paper(train_set, test_set) -> None:
     assert "dark on light" in only(doubts(None, train_set, test_set))
 
 
+def test_bold_figures_on_a_dark_rim_are_none_of_it(train_set, test_set) -> None:
+    train_set.images[:, 1:-1, 1:-1] = 255
+    assert doubts(None, train_set, test_set) == []
+
+
 def test_one_image_dark_on_light_among_many_is_none_of_it(train_set, test_set) -> None:
     train_set.images[5] = 255 - train_set.images[5]
     assert doubts(None, train_set, test_set) == []
