@@ -38,7 +38,8 @@ def figures(groups: Groups, found: list[Difference]) -> dict[str, Callable[[], F
 
 def seeds_of(groups: Groups) -> str:
     counts = sorted({len(group) for group in groups.values()})
-    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{number} seed{'s' * (counts[-1] > 1)}"
 
 
 def figure_name(key: Configuration) -> str:
@@ -67,7 +68,7 @@ def draw_study(groups: Groups) -> Figure:
             draw_seeds(axes, {key: groups[key] for key in keys}, metric)
         row[0].set_title(f"Test {metric} after the last epoch: each seed, and the mean with its 95 % interval")
     spans = [span_of(groups, keys) for keys in families.values()]
-    headline(figure, f"Over {seeds_of(groups)} seeds the mean accuracy is {' and '.join(spans)}")
+    headline(figure, f"Over {seeds_of(groups)} the mean accuracy is {' and '.join(spans)}")
     return figure
 
 
@@ -298,7 +299,7 @@ def gradients_title(groups: Groups, layers: list[str]) -> str:
         larger, smaller = sum(one.low > 1 for one in ratios), sum(one.high < 1 for one in ratios)
         words.append(f"{when} larger in {larger} and smaller in {smaller} of {len(layers)} layers")
     seeds = seeds_of({key: groups[key] for key in PAIR})
-    return f"With batch normalization ‖g‖·‖W‖ is {', '.join(words)}; mean of {seeds} seeds"
+    return f"With batch normalization ‖g‖·‖W‖ is {', '.join(words)}; mean of {seeds}"
 
 
 # --- moved digits -----------------------------------------------------------------------------------------------------
@@ -340,5 +341,5 @@ def moved_title(groups: Groups) -> str:
             counts.append(f"{name} {sum(one.low > 0 for one in found if one)}")
     number = len(results.MOVES)
     if not counts:
-        return f"Accuracy on digits moved in {number} ways, mean of {seeds_of(groups)} seeds"
+        return f"Accuracy on digits moved in {number} ways, mean of {seeds_of(groups)}"
     return f"Of {number} kinds of moved digits, so many differences have an interval above 0: {', '.join(counts)}"

@@ -176,6 +176,7 @@ def opening(groups: Groups) -> list[str]:
         f"a learning rate of {first['lr']:g} at its highest, reached after {first.get('warm_up')} steps, falling to 0 "
         f"over the last {percent(first.get('fall', 0), 0)} of them",
         f"weight decay {first['weight_decay']:g}",
+        *([f"gradients shortened to a norm of {first['longest_gradient']:g}"] if "longest_gradient" in first else []),
     ]
     versions = listed(sorted({version for run in runs for version in str(run.get("torch_version", "?")).split(", ")}))
     devices = listed(sorted({device for run in runs for device in str(run.get("device", "?")).split(", ")}))
@@ -504,11 +505,11 @@ def gradients_section(groups: Groups) -> list[str]:
         "## Observation 2: gradients with and without batch normalization",
         table(
             "L2 norm of the gradient of the mean loss with respect to a layer's weights, on the first 1,000 training "
-            "images, of the weights as they are trained: mean over the seeds without (`lenet`) and with batch "
-            "normalization (`lenet_bn`), and the ratio of the second to the first as a geometric mean with its 95 % "
-            "interval (Welch, of logarithms; not adjusted for their number). Norms of gradients depend on the scale of "
-            "the weights, and behind a layer that is normalized that scale does not matter to the function; ‖g‖·‖W‖ "
-            "does not depend on it, so the last column is the one to be compared.",
+            "images, of the weights as they are trained and before it is shortened: mean over the seeds without "
+            "(`lenet`) and with batch normalization (`lenet_bn`), and the ratio of the second to the first as a "
+            "geometric mean with its 95 % interval (Welch, of logarithms; not adjusted for their number). Norms of "
+            "gradients depend on the scale of the weights, and behind a layer that is normalized that scale does not "
+            "matter to the function; ‖g‖·‖W‖ does not depend on it, so the last column is the one to be compared.",
             ["epoch", "layer", "‖g‖ without", "‖g‖ with", "ratio of ‖g‖", "ratio of ‖g‖·‖W‖"],
             rows,
         ),
