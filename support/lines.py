@@ -51,7 +51,7 @@ def find_lines(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
     lines = _all_lines(_bridge_dashes(mask), inside)
     if not lines:
         return np.zeros_like(mask)
-    border = _border(inside)
+    border = _border(inside, max(BORDER, max(inside.shape) // 16))
     spanning = [line for line in lines if line.spans]
     if spanning and len(spanning) < MANY:  # a tightly cut 7 has such a bar, but the rest of it reaches the edge, too
         main = _largest(_without(mask, spanning))
@@ -99,9 +99,9 @@ def _without(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
     return rest | (closed & taken & mask)
 
 
-def _border(inside: np.ndarray) -> np.ndarray:
-    """The pixels of a sheet (H, W) that are not farther from its edge than BORDER: bool (H, W)."""
-    return inside & ~ndimage.minimum_filter(inside, 2 * BORDER + 1, mode="constant", cval=False)
+def _border(inside: np.ndarray, reach: int) -> np.ndarray:
+    """The pixels of a sheet (H, W) that are no more than `reach` from its edge: bool (H, W)."""
+    return inside & ~ndimage.minimum_filter(inside, 2 * reach + 1, mode="constant", cval=False)
 
 
 def _underlines(line: Line, figure: tuple[slice, slice]) -> bool:
@@ -117,7 +117,7 @@ def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
     numbers, _ = ndimage.label(mask, EIGHT)
     masses = np.bincount(numbers.ravel())[1:]
     boxes = ndimage.find_objects(numbers)
-    border = _border(inside)
+    border = _border(inside, BORDER)
     lines = []
     for index in masses.argsort()[::-1][:MOST_PIECES]:
         box = boxes[index]
@@ -172,7 +172,7 @@ def _straight(mask: np.ndarray) -> list[np.ndarray]:
         marks[:, length:] -= full
         y, x = ((np.cumsum(marks, axis=1)[:, :width] > 0) & level).nonzero()
         found[rows[y, x], x] = True
-    numbers, count = ndimage.label(ndimage.binary_dilation(found, EIGHT), EIGHT)
+    numbers, count = ndimage.label(ndimage.binary_dilation(found, np.ones((3, 9), bool)), EIGHT)  # across gaps
     lines = []
     for number in range(1, count + 1):
         near = (numbers == number) & mask

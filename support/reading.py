@@ -18,7 +18,9 @@ from support.ink import FINE, SIZE, Figure, Picture, fit, normalize, reading_ord
 from support.lines import stroke_width
 
 DOUBT = 0.9  # a probability below this is doubtful: see benchmarks/predict.py
-BROAD = 1.3  # times as wide as high are no digits of MNIST but 1 in 1,000; two that touch often are
+NOT_SURE = "the network is not sure"
+BROAD = 1.5  # times as wide as high are 3 in 1,000 of MNIST's digits; two that touch often are
+STRIP = 4  # times as wide as high is no digit but what is left of a line
 SMALLER = 3  # times as small as the largest figure: what is smaller still is no digit beside it
 ACROSS = 6  # images of 28x28 side by side in a drawing
 
@@ -74,6 +76,7 @@ class Reading:
 
 def choose(figures: list[Figure], everything: bool) -> tuple[list[list[Figure]], list[str]]:
     """The figures to read, line by line, of all that were found, the largest first; and what is doubtful so far."""
+    figures = [figure for figure in figures if figure.width <= STRIP * figure.height] or figures
     large = [figure for figure in figures if max(_size(figure)) > max(_size(figures[0])) / SMALLER]
     if everything:
         return reading_order(large), []
@@ -90,7 +93,7 @@ def judge(figure: Figure, probabilities: list[float]) -> Digit:
     """What the network says of a figure, with what makes it doubtful."""
     doubts = []
     if max(probabilities) < DOUBT:
-        doubts.append("the network is not sure")
+        doubts.append(NOT_SURE)
     if stroke_width(fit(figure.mask, FINE) > 127) > FINE / 2:
         doubts.append("what was found is a blot rather than strokes")
     elif figure.width > BROAD * figure.height:

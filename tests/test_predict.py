@@ -1,9 +1,10 @@
-"""What `predict.py` makes of pictures: drawn ones, painted ones, and files that are none."""
+"""The command: which weights it takes, what it says of pictures, and of files that are none."""
 
 import io
 import json
 import os
 import struct
+import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -16,40 +17,25 @@ from PIL import Image, ImageDraw
 import dataset
 import main
 import predict
+from model import MODELS
+from support import ink, reading
+from tests.test_ink import drawn
 
-STROKES = {  # digits as lines through points of a square, 0 to 100
-    1: [[(50, 5), (50, 95)]],
-    4: [[(60, 95), (60, 5), (20, 65), (85, 65)]],
-    7: [[(20, 10), (80, 10), (45, 95)]],
-}
-
-
-def drawn(digit: int, size: int = 300, pen: int = 16, paper: object = 255, ink: object = 0, mode: str = "L"):
-    """A digit drawn with a pen of that many pixels, in the middle of a square picture."""
-    image = Image.new(mode, (size, size), paper)
-    draw = ImageDraw.Draw(image)
-    for stroke in STROKES[digit]:
-        points = [(size * (0.2 + 0.006 * x), size * (0.2 + 0.006 * y)) for x, y in stroke]
-        draw.line(points, fill=ink, width=pen, joint="curve")
-    return image
+ROOT = Path(__file__).resolve().parent.parent
 
 
-def difference(one: np.ndarray, other: np.ndarray) -> float:
-    """Mean absolute difference, in shares of the ink."""
-    return np.abs(one.astype(float) - other).sum() / other.sum(dtype=float)
+def weights_of(name: str, model: str, classes: int = 10, **changes: object) -> dict:
+    """What a file of weights holds, of a network that has learnt nothing."""
+    network = MODELS[model](classes=classes).state_dict()
+    return {"network": network, "model": model, "name": name, "classes": classes, "digest": "", "history": {}} | changes
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory, sample) -> Path:
-    """The checkpoint folder of a `lenet_bn` trained on the bundled sample, under the name of a finished MNIST run."""
+def weights(tmp_path_factory) -> Path:
+    """A checkpoint folder with a `lenet_bn` that reads digits."""
     folder = tmp_path_factory.mktemp("weights")
-    patch = pytest.MonkeyPatch()
-    patch.setattr(main.plot, "draw_run", lambda history: None)
-    patch.setattr(main.plot, "save", lambda figure, file: None)
-    arguments = ["--model", "lenet_bn", "--epochs", "3", "--device", "cpu", "--data-dir", str(sample)]
-    main.main([*arguments, "--checkpoint-dir", str(folder), "--output-dir", str(folder / "out")])
-    patch.undo()
-    (folder / "lenet_bn-sample.weights.pt").rename(folder / "lenet_bn.weights.pt")
+    trained = torch.load(ROOT / "weights" / "lenet_bn_augment.pt", weights_only=True)["network"]
+    torch.save(weights_of("lenet_bn", "lenet_bn", network=trained), folder / "lenet_bn.weights.pt")
     return folder
 
 
@@ -59,8 +45,8 @@ def command(weights, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*argv: object) -> tuple[int, str, str]:
-        options = ["--model", "lenet_bn"] if "--model" not in argv else []
-        options += ["--checkpoint-dir", str(weights)] if "--checkpoint-dir" not in argv else []
+        options = [] if {"--model", "--weights", "--augment"} & {*argv} else ["--model", "lenet_bn"]
+        options += [] if "--checkpoint-dir" in argv else ["--checkpoint-dir", str(weights)]
         status = 0
         try:
             predict.main([*map(str, argv), *options])
@@ -71,159 +57,30 @@ def command(weights, capsys, tmp_path, monkeypatch):
     return run
 
 
-# --- preparation ------------------------------------------------------------------------------------------------------
+def row(*digits: int, gap: int = 40) -> Image.Image:
+    """Digits side by side."""
+    parts = [drawn(digit).crop((60, 0, 260, 300)) for digit in digits]
+    image = Image.new("L", (60 + len(parts) * (200 + gap), 300), 255)
+    for place, part in enumerate(parts):
+        image.paste(part, (30 + place * (200 + gap), 0))
+    return image
 
 
-@pytest.mark.parametrize("digit", STROKES)
-@pytest.mark.parametrize("pen", [3, 16, 40])
-def test_prepared_as_mnist_is(digit, pen):
-    prepared = predict.prepare(drawn(digit, pen=pen))
-    assert prepared.dtype == np.uint8
-    assert prepared.shape == (28, 28)
-    rows, columns = (prepared.any(axis).nonzero()[0] for axis in (1, 0))
-    assert max(np.ptp(rows), np.ptp(columns)) + 1 == 20
-    mass = prepared / prepared.sum()
-    assert mass.sum(1) @ np.arange(28) == pytest.approx(14, abs=0.6)
-    assert mass.sum(0) @ np.arange(28) == pytest.approx(14, abs=0.6)
-    assert digit == 1 or len(np.unique(prepared)) > 8  # gray edges, unless they fall between pixels
+# --- answers ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pen", [3, 6, 16, 40])
-def test_strokes_become_as_thick_as_those_of_mnist(pen):
-    prepared = predict.prepare(drawn(4, pen=pen))
-    large = np.asarray(Image.fromarray(prepared).resize((224, 224), Image.Resampling.BICUBIC)) > 127
-    assert predict.stroke_width(large) / 8 == pytest.approx(predict.STROKE, abs=0.5)
-
-
-def test_same_picture_same_result():
-    noisy = np.random.default_rng(0).normal(np.asarray(drawn(4), float), 10).clip(0, 255).astype(np.uint8)
-    assert (predict.prepare(Image.fromarray(noisy)) == predict.prepare(Image.fromarray(noisy))).all()
-
-
-def test_proportions_are_kept():
-    wide = Image.new("L", (400, 300), 255)
-    ImageDraw.Draw(wide).rectangle((100, 100, 299, 199), outline=0, width=14)
-    rows, columns = (predict.prepare(wide).any(axis).nonzero()[0] for axis in (1, 0))
-    assert len(columns) == 20
-    assert len(rows) == pytest.approx(10, abs=1)
-
-
-def looks() -> dict[str, Image.Image]:
-    """The 4 of `drawn(4)` as one meets it."""
-    plain = drawn(4)
-    cover = 1 - np.asarray(plain, float)[..., None] / 255
-    y, x = np.mgrid[-1:1:300j, -1:1:300j]
-    uneven = ((225 - 185 * cover) * (0.65 - 0.3 * x - 0.1 * y * y)[..., None]).repeat(3, 2)
-    shadow = (225 - 185 * cover).repeat(3, 2) * np.where(x + y > 0.9, 0.6, 1)[..., None]
-    noise = np.random.default_rng(1).normal(0, 8, uneven.shape)
-    jpeg, exif = io.BytesIO(), Image.Exif()
-    Image.fromarray(np.uint8((uneven + noise).clip(0, 255))).save(jpeg, "JPEG", quality=40)
-    exif[0x0112] = 6  # the camera was turned: the picture is to be turned by 90 degrees clockwise
-    turned = io.BytesIO()
-    plain.rotate(90).save(turned, "JPEG", exif=exif)
-    table = Image.new("RGB", (500, 400), (90, 60, 40))
-    table.paste(plain.convert("RGB"), (60, 40))
-    table.paste((255, 255, 255), (360, 40, 500, 400))
-    table.paste((255, 255, 255), (60, 340, 500, 400))
-    speckled = plain.copy()
-    for spot in np.random.default_rng(2).integers(0, 300, (40, 2)).tolist():
-        speckled.putpixel(spot, 0)
-    return {
-        "light on dark": drawn(4, paper=0, ink=255),
-        "1 bit": plain.convert("1"),
-        "palette": plain.convert("P"),
-        "CMYK": plain.convert("CMYK"),
-        "16 bits": Image.fromarray(np.asarray(plain, np.uint16) * 257),
-        "12 bits": Image.fromarray(np.asarray(plain, np.uint16) * 16),
-        "float": plain.convert("F"),
-        "two colours as bright": drawn(4, paper=(200, 120, 120), ink=(112, 167, 112), mode="RGB"),
-        "black on nothing": drawn(4, paper=(0, 0, 0, 0), ink=(0, 0, 0, 255), mode="RGBA"),
-        "white on nothing": drawn(4, paper=(0, 0, 0, 0), ink=(255, 255, 255, 255), mode="RGBA"),
-        "larger": drawn(4, size=1500, pen=80),
-        "small": plain.resize((60, 60), Image.Resampling.BOX),
-        "thin": drawn(4, pen=5),
-        "thick": drawn(4, pen=32),
-        "uneven light and noise, JPEG": Image.open(jpeg),
-        "shadow with a hard edge": Image.fromarray(np.uint8(shadow)),
-        "camera turned": Image.open(turned),
-        "paper on a table": table,
-        "specks": speckled,
-    }
-
-
-@pytest.mark.parametrize("look", looks())
-def test_the_same_digit_however_it_looks(look):
-    assert difference(predict.prepare(looks()[look]), predict.prepare(drawn(4))) < 0.3
-
-
-@pytest.mark.parametrize("digit", [4, 7])
-def test_what_looks_like_mnist_stays_what_it_is(digit):
-    prepared = predict.prepare(drawn(digit))
-    assert difference(predict.prepare(Image.fromarray(prepared)), prepared) < 0.1
-
-
-def test_distance_is_euclidean():
-    mask = np.ones((9, 7), bool)
-    mask[4, 3] = mask[0, 0] = False
-    y, x = np.mgrid[:9, :7]
-    assert predict.distance(mask) == pytest.approx(np.minimum(np.hypot(y - 4, x - 3), np.hypot(y, x)))
-
-
-def test_broken_digit_is_one_figure_and_separate_digits_are_several():
-    broken = drawn(7)
-    broken.paste(255, (150, 150, 250, 160))  # a gap in the stem
-    assert predict.find_ink(broken).others == 0
-    assert predict.find_ink(broken).mask.shape == predict.find_ink(drawn(7)).mask.shape
-    pair = Image.new("L", (600, 300), 255)
-    pair.paste(drawn(4), (0, 0))
-    pair.paste(drawn(7), (300, 0))
-    assert predict.find_ink(pair).others == 1
-
-
-def blank() -> dict[str, Image.Image]:
-    y, x = np.mgrid[-1:1:300j, -1:1:400j]
-    vignette = 230 * (1 - 0.3 * (x * x + y * y) - 0.15 * x) + np.random.default_rng(0).normal(0, 3, x.shape)
-    speck = Image.new("L", (300, 200), 255)
-    speck.paste(0, (100, 100, 103, 103))
-    return {
-        "white": Image.new("L", (300, 200), 255),
-        "black": Image.new("RGB", (300, 200)),
-        "transparent": Image.new("RGBA", (300, 200)),
-        "one pixel": Image.new("L", (1, 1)),
-        "a row": Image.new("L", (3000, 1), 200),
-        "paper under a lamp": Image.fromarray(np.uint8(vignette.clip(0, 255))),
-        "a speck": speck,
-    }
-
-
-@pytest.mark.parametrize("kind", blank())
-def test_empty_page_is_said_to_be_empty(kind):
-    with pytest.raises(predict.PictureError, match="nothing in it looks like ink"):
-        predict.prepare(blank()[kind])
-
-
-# --- the command ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def network(weights):
-    return predict.load_network(predict.parse_arguments(["x", "--model", "lenet_bn", "--checkpoint-dir", str(weights)]))
-
-
-def test_probabilities_are_those_of_the_training_code(network, sample):
+def test_probabilities_are_those_of_the_training_code(weights, sample):
+    _, network = predict.load_network(weights / "lenet_bn.weights.pt")
     test_set = dataset.MNIST(sample / "test.tar")
     ours = predict.classify(test_set.images[:50].numpy(), network)
     assert torch.allclose(ours, main.predict(network, test_set, range(50)).softmax(1), atol=1e-5)
 
 
-def test_reads_digits_of_the_sample_from_pictures(network, sample):
-    test_set = dataset.MNIST(sample / "test.tar")
-    chosen = range(0, 360, 30)
-    pictures = [Image.fromarray(255 - test_set.images[i].numpy()).resize((333, 333)) for i in chosen]
-    images = np.stack([predict.prepare(picture) for picture in pictures])
-    right = predict.classify(images, network).argmax(1) == test_set.labels[list(chosen)]
-    # the sample's strokes are not as MNIST's, so this network, trained on them, sees something new; chance gives 0.1
-    assert right.float().mean() > 0.5
+def test_drawn_digits_are_read(command):
+    for digit in (1, 4, 7):
+        drawn(digit).save(f"{digit}.png")
+    _, out, _ = command("1.png", "4.png", "7.png", "--json")
+    assert [entry["digit"] for entry in json.loads(out)] == [1, 4, 7]
 
 
 def test_one_line_a_file(command):
@@ -232,8 +89,8 @@ def test_one_line_a_file(command):
     status, out, error = command("one.png", "seven.jpg")
     assert (status, error) == (0, "")
     first, second = out.splitlines()
-    assert first.startswith("one.png    ")
-    assert second.startswith("seven.jpg  ")
+    assert first.startswith("one.png    1 ")
+    assert second.startswith("seven.jpg  7 ")
     assert first.count("%") == 3
 
 
@@ -247,15 +104,43 @@ def test_json(command):
     assert len(read["probabilities"]) == 10
     assert sum(read["probabilities"]) == pytest.approx(1, abs=1e-5)
     assert read["probability"] == max(read["probabilities"]) == read["probabilities"][read["digit"]]
+    (only,) = read["digits"]
+    assert (only["digit"], only["probability"]) == (read["digit"], read["probability"])
     assert failed == {"file": "text.png", "error": failed["error"]}
     assert failed["error"] in error
 
 
+def test_all_reads_line_by_line(command):
+    page = Image.new("L", (1020, 620), 255)
+    page.paste(row(7, 4, 1), (0, 0))
+    page.paste(row(4, 7), (60, 310))
+    page.save("page.png")
+    drawn(1).save("one.png")
+    status, out, error = command("page.png", "one.png", "--all")
+    assert (status, error) == (0, "")
+    first, second, third = out.splitlines()
+    assert first.startswith("page.png  7 4 1 ")
+    assert first.count("%") == 3
+    assert second.startswith("          4 7 ")
+    assert second.count("%") == 2
+    assert third.startswith("one.png   1 ")
+
+
+def test_boxes_are_pixels_of_the_original(command):
+    row(7, 4, 1).resize((1560, 600)).save("row.png")
+    _, out, _ = command("row.png", "--all", "--json")
+    digits = json.loads(out)[0]["digits"]
+    assert [digit["digit"] for digit in digits] == [7, 4, 1]
+    for place, (digit, found) in enumerate(zip((7, 4, 1), digits, strict=True)):
+        inked = np.argwhere(np.asarray(drawn(digit)) == 0)[:, ::-1]
+        corners = np.concatenate([inked.min(0), inked.max(0) + 1]) + np.tile((30 + 240 * place - 60, 0), 2)
+        assert found["box"] == pytest.approx(2 * corners, abs=8)
+        assert all(isinstance(edge, int) for edge in found["box"])
+        assert 0 <= found["probability"] <= 1
+
+
 def test_doubt_is_said(command):
-    pair = Image.new("L", (600, 300), 255)
-    pair.paste(drawn(4), (0, 0))
-    pair.paste(drawn(7), (300, 0))
-    pair.save("pair.png")
+    row(4, 7).save("pair.png")
     blot = Image.new("L", (300, 300), 255)
     ImageDraw.Draw(blot).ellipse((70, 70, 230, 230), fill=0)
     blot.save("blot.png")
@@ -265,28 +150,86 @@ def test_doubt_is_said(command):
     assert any("2 separate figures" in warning for warning in of_pair)
     assert any("blot" in warning for warning in of_blot)
     for entry in json.loads(out):
-        assert any("not sure" in warning for warning in entry["warnings"]) == (entry["probability"] < predict.DOUBT)
+        assert any("not sure" in warning for warning in entry["warnings"]) == (entry["probability"] < reading.DOUBT)
+    _, out, _ = command("pair.png", "--all", "--json")
+    assert not any("separate" in warning for warning in json.loads(out)[0]["warnings"])
+
+
+def test_touching_digits_are_not_split_but_doubted(command):
+    touching = row(4, 4, gap=-45)
+    ImageDraw.Draw(touching).line((150, 200, 300, 200), fill=0, width=16)
+    touching.save("touching.png")
+    _, out, _ = command("touching.png", "--all", "--json")
+    (entry,) = json.loads(out)
+    assert len(entry["digits"]) == 1
+    assert "figure 1" in entry["warnings"][0]
+    assert "touch" in entry["warnings"][0]
+
+
+# --- the drawing ------------------------------------------------------------------------------------------------------
 
 
 def test_show_draws_a_row_a_file(command, tmp_path):
-    drawn(1).save("one $x$ 한.png")
-    drawn(7).save("seven.png")
-    assert command("one $x$ 한.png", "--show", "1.png")[0] == 0
-    status, _, error = command("one $x$ 한.png", "seven.png", "--show", "2.png")
+    names = ["one $x$ 한 \N{GRINNING FACE}.png", "seven.png"]
+    drawn(1).save(names[0])
+    drawn(7).save(names[1])
+    assert command(names[0], "--show", "1.png")[0] == 0
+    status, _, error = command(*names, "--show", "2.png")
     assert (status, error) == (0, "")
     (width, height), both = Image.open("1.png").size, Image.open("2.png")
     assert both.size == (width, 2 * height)
-    assert {path.name for path in tmp_path.iterdir()} == {"one $x$ 한.png", "seven.png", "1.png", "2.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "1.png", "2.png"}
 
 
-@pytest.mark.parametrize("show", ["out.jpg", "no/such/folder.png", "one.png"])
+def test_show_boxes_each_figure_and_shows_what_was_seen(weights, tmp_path):
+    row(7, 4, 1).save(tmp_path / "row.png")
+    _, network = predict.load_network(weights / "lenet_bn.weights.pt")
+    read = predict.read(str(tmp_path / "row.png"), network, everything=True)
+    picture, prepared, bars = reading.draw([read]).axes
+    assert [patch.get_bbox().extents.tolist() for patch in picture.patches] == [
+        pytest.approx(list(digit.figure.box)) for digit in read.digits
+    ]
+    assert [text.get_text() for text in picture.texts] == ["7", "4", "1"]
+    seen = np.asarray(prepared.images[0].get_array())
+    assert (seen == np.hstack([digit.prepared for digit in read.digits])).all()
+    assert [bar.get_height() for bar in bars.patches] == [digit.probability for digit in read.digits]
+
+
+@pytest.mark.parametrize("show", ["out.jpg", "no/such/folder.png", "one.png", "folder.png"])
 def test_show_is_checked_before_anything_is_read(command, show):
     drawn(1).save("one.png")
+    Path("folder.png").mkdir()
     before = Path("one.png").read_bytes()
     status, out, error = command("one.png", "--show", show)
     assert (status, out) == (2, "")
     assert "--show" in error
     assert Path("one.png").read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_drawing_that_cannot_be_written_ends_with_status_1(command, tmp_path):
+    drawn(1).save("one.png")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    status, out, error = command("one.png", "--show", "closed/out.png")
+    assert status == 1
+    assert out.startswith("one.png")
+    assert "cannot be written" in error
+
+
+def test_page_is_written_without_a_picture(command):
+    status, out, error = command("--page", "draw.html")
+    assert (status, out, error) == (0, "", "")
+    assert "<html" in Path("draw.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("argv", [[], ["--page", "draw.txt"], ["--page", "no/such/draw.html"]])
+def test_without_a_picture_or_a_place_for_the_page_nothing_is_done(command, argv):
+    status, out, error = command(*argv)
+    assert (status, out) == (2, "")
+    assert error.startswith("error: ")
+
+
+# --- files that are no pictures ---------------------------------------------------------------------------------------
 
 
 def make_hostile() -> list[str]:
@@ -300,11 +243,12 @@ def make_hostile() -> list[str]:
     Path("folder.png").mkdir()
     Image.new("L", (300, 300), 255).save("empty.png")
     # sizes that the header alone claims: nobody may get as far as decoding
-    drawn(4).save("huge.png")
-    png = bytearray(Path("huge.png").read_bytes())
-    png[16:24] = struct.pack(">II", 20_000, 20_000)
-    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
-    Path("huge.png").write_bytes(png)
+    for name, width, height in (("huge.png", 20_000, 20_000), ("long.png", 1, 64_000_000)):
+        drawn(4).save(name)
+        png = bytearray(Path(name).read_bytes())
+        png[16:24] = struct.pack(">II", width, height)
+        png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+        Path(name).write_bytes(png)
     drawn(4).save("large.gif")
     gif = bytearray(Path("large.gif").read_bytes())
     gif[6:10] = struct.pack("<HH", 9_000, 9_000)
@@ -331,7 +275,8 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_read(command):
     said = dict(zip(hostile, lines, strict=True))
     assert "truncated" in said["truncated.jpg"]
     assert "ink" in said["empty.png"]
-    assert f"{predict.MAX_PIXELS:,}" in said["huge.png"]
+    assert f"{ink.MAX_PIXELS:,}" in said["huge.png"]
+    assert "1 x 64,000,000" in said["long.png"]
     assert "9,000 x 9,000" in said["large.gif"]
 
 
@@ -352,34 +297,121 @@ def test_only_the_first_frame_counts(command):
     assert moving["probabilities"] == one["probabilities"]
 
 
-def test_untrained_run_names_the_command_that_trains_it(command):
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_names_that_the_output_cannot_show_are_escaped(encoding, weights, tmp_path):
+    names = ["숫자.png", "\N{GRINNING FACE}.png", "없다.png"] + [os.fsdecode(b"\xff.png")] * (sys.platform == "linux")
+    for name in names:
+        if name != "없다.png":
+            with open(tmp_path / name, "wb") as file:
+                drawn(1).save(file, "PNG")
+    run = subprocess.run(
+        [sys.executable, ROOT / "predict.py", *names, "--weights", weights / "lenet_bn.weights.pt", "--show", "o.png"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+    )
+    assert run.returncode == 2  # one is not there
+    assert len(run.stdout.splitlines()) == len(names) - 1
+    assert len(run.stderr.splitlines()) == 1, run.stderr
+    assert (tmp_path / "o.png").stat().st_size > 0
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def answers(command, monkeypatch):
+    """Run the command, and give the file of weights that it took."""
+
+    def run(*argv: object) -> Path:
+        taken = []
+        monkeypatch.setattr(predict, "load_network", lambda path: taken.append(path) or ("", MODELS["lenet"]().eval()))
+        drawn(1).save("one.png")
+        assert command("one.png", *argv)[0] == 0
+        return taken[0]
+
+    return run
+
+
+def test_a_fresh_clone_reads_with_the_committed_weights(tmp_path):
+    drawn(7).save(tmp_path / "seven.png")
+    run = subprocess.run(
+        [sys.executable, ROOT / "predict.py", "seven.png"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.startswith("seven.png  7 ")
+
+
+def test_what_the_reader_trained_goes_before_the_committed_weights(tmp_path, monkeypatch, capsys):
+    taken = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(predict, "load_network", lambda path: taken.append(path) or ("", MODELS["lenet"]().eval()))
+    drawn(1).save("one.png")
+    predict.main(["one.png"])
+    Path("checkpoints").mkdir()
+    Path("checkpoints/lenet_bn_augment.weights.pt").touch()
+    predict.main(["one.png"])
+    predict.main(["one.png", "--weights", "other.pt"])
+    assert [path.name for path in taken] == ["lenet_bn_augment.pt", "lenet_bn_augment.weights.pt", "other.pt"]
+    assert taken[0].parent == ROOT / "weights"
+
+
+def test_options_name_a_run(answers, tmp_path):
+    for name in ("mlp_augment_seed3", "lenet"):
+        (tmp_path / f"{name}.weights.pt").touch()
+    at = ["--checkpoint-dir", tmp_path]
+    assert answers("--model", "mlp", "--augment", "--seed", 3, *at).name == "mlp_augment_seed3.weights.pt"
+    assert answers("--model", "lenet", *at).name == "lenet.weights.pt"
+
+
+def test_weights_of_any_network_are_read_without_its_name(command, tmp_path):
+    drawn(1).save("one.png")
+    for model in MODELS:
+        torch.save(weights_of("anything", model, classes=26), "any.pt")
+        status, out, error = command("one.png", "--weights", "any.pt", "--json")
+        assert (status, error) == (0, "")
+        assert len(json.loads(out)[0]["probabilities"]) == 26
+
+
+def test_untrained_run_says_which_there_are_and_the_command_that_trains_it(command):
     drawn(1).save("one.png")
     status, out, error = command("one.png", "--model", "mlp", "--augment", "--seed", 3)
     assert (status, out) == (2, "")
-    assert "mlp_augment_seed3.weights.pt" in error
+    assert "mlp_augment_seed3.weights.pt: not found" in error
+    assert "lenet_bn.weights.pt" in error
     assert "python main.py --model mlp --augment --seed 3" in error
+    assert len(error.splitlines()) == 2
 
 
 def test_network_of_the_sample_serves_with_a_warning(command, weights, tmp_path):
     drawn(1).save("one.png")
-    (tmp_path / "lenet_bn-sample.weights.pt").write_bytes((weights / "lenet_bn.weights.pt").read_bytes())
-    status, out, error = command("one.png", "--checkpoint-dir", tmp_path)
+    (tmp_path / "lenet_bn-sample_seed2.weights.pt").write_bytes((weights / "lenet_bn.weights.pt").read_bytes())
+    status, out, error = command("one.png", "--checkpoint-dir", tmp_path, "--model", "lenet_bn", "--seed", 2)
     assert status == 0
     assert out.startswith("one.png")
     assert "bundled sample" in error
-    assert "python main.py --model lenet_bn" in error
+    assert "python main.py --model lenet_bn --seed 2" in error
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "other model", "other dictionary", "not finite", "folder"])
+@pytest.mark.parametrize(
+    "damage",
+    ["cut", "text", "unknown model", "other model", "other dictionary", "not finite", "folder", "FIFO", "none"],
+)
 def test_damaged_or_foreign_weights(command, weights, tmp_path, damage):
     drawn(1).save("one.png")
-    path = tmp_path / "lenet_bn.weights.pt"
-    whole = weights / path.name
+    path = tmp_path / "some.pt"
+    whole = weights / "lenet_bn.weights.pt"
     state = torch.load(whole, weights_only=True)
     if damage == "cut":
         path.write_bytes(whole.read_bytes()[:-1000])
     elif damage == "text":
         path.write_text("not weights")
+    elif damage == "unknown model":
+        torch.save({**state, "model": "transformer"}, path)
     elif damage == "other model":
         torch.save({**state, "model": "mlp"}, path)
     elif damage == "other dictionary":
@@ -387,9 +419,11 @@ def test_damaged_or_foreign_weights(command, weights, tmp_path, damage):
     elif damage == "not finite":
         state["network"]["c1.weight"][0] = torch.nan
         torch.save(state, path)
-    else:
+    elif damage == "folder":
         path.mkdir()
-    status, out, error = command("one.png", "--checkpoint-dir", tmp_path)
+    elif damage == "FIFO":
+        os.mkfifo(path)
+    status, out, error = command("one.png", "--weights", path)
     assert (status, out) == (2, "")
     assert error.startswith(f"error: {path}: ")
     assert len(error.splitlines()) <= 2
@@ -398,18 +432,43 @@ def test_damaged_or_foreign_weights(command, weights, tmp_path, damage):
 # --- the benchmark ----------------------------------------------------------------------------------------------------
 
 
-def test_benchmark_measures_and_writes_json(weights, sample, tmp_path, monkeypatch, capsys):
+def test_benchmark_measures_each_kind_and_writes_json(weights, sample, tmp_path, capsys):
+    from benchmarks import painter
     from benchmarks import predict as benchmark
 
-    arguments = ["--data-dir", str(sample), "--model", "lenet_bn", "--checkpoint-dir", str(weights), "--count", "6"]
+    options = ["--data-dir", str(sample), "--weights", str(weights / "lenet_bn.weights.pt"), "--count", "3"]
     results = []
     for name in ("a.json", "b.json"):
-        monkeypatch.setattr(sys, "argv", ["predict.py", *arguments, "--json", str(tmp_path / name)])
-        benchmark.main()
+        benchmark.main([*options, "--json", str(tmp_path / name)])
         results.append(json.loads((tmp_path / name).read_text()))
     assert results[0] == results[1]
-    assert results[0]["count"] == 6
-    for kind in ("prepared", "resized", "original"):
-        right = 6 * results[0][kind]
-        assert right == pytest.approx(round(right), abs=1e-5)
-    assert "6 test images" in capsys.readouterr().out
+    assert results[0]["kinds"].keys() == painter.KINDS.keys()
+    for shares in results[0]["kinds"].values():
+        for share in shares.values():
+            assert 3 * share == pytest.approx(round(3 * share))
+    assert results[0]["doubt"]["answers"] == 3 * len(painter.KINDS)
+    assert capsys.readouterr().out.count("prepared") == 2 * len(painter.KINDS)
+
+
+def test_doubt_counts_wrong_and_right_answers_that_carry_a_warning():
+    from benchmarks.predict import doubt_curve
+
+    right = np.array([False, False, False, True, True, True, True])
+    probability = np.array([0.5, 0.6, 0.999, 0.85, 0.9999, 0.9999, 0.9999])
+    doubted = np.array([False, False, False, False, False, False, True])
+    result = doubt_curve(right, probability, doubted)
+    assert (result["answers"], result["wrong"]) == (7, 3)
+    points = {threshold: shares for threshold, *shares in result["curve"]}
+    assert points[0.5] == [0, 0.25]
+    assert points[0.7] == pytest.approx([2 / 3, 0.25])
+    assert points[0.9] == pytest.approx([2 / 3, 0.5])
+
+
+def test_painted_pictures_are_jpegs_of_their_own():
+    from benchmarks import painter
+
+    digit = np.asarray(drawn(7, size=28, pen=3, paper=0, ink=255))
+    for kind in painter.KINDS:
+        first, again, other = (painter.paint(kind, digit, np.random.default_rng(seed)).getvalue() for seed in (1, 1, 2))
+        assert first == again != other
+        assert Image.open(io.BytesIO(first)).format == "JPEG"

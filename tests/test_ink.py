@@ -1,0 +1,336 @@
+"""From pictures to 28x28: drawn digits, as one meets them, in frames, on lines, on paper of their own."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+
+from benchmarks import painter
+from support import ink, lines
+
+STROKES = {  # digits as lines through points of a square, 0 to 100
+    1: [[(50, 5), (50, 95)]],
+    4: [[(60, 95), (60, 5), (20, 65), (85, 65)]],
+    7: [[(20, 10), (80, 10), (45, 95)]],
+}
+
+
+def drawn(digit: int, size: int = 300, pen: int = 16, paper: object = 255, ink: object = 0, mode: str = "L"):
+    """A digit drawn with a pen of that many pixels, in the middle of a square picture."""
+    image = Image.new(mode, (size, size), paper)
+    draw = ImageDraw.Draw(image)
+    for stroke in STROKES[digit]:
+        points = [(size * (0.2 + 0.006 * x), size * (0.2 + 0.006 * y)) for x, y in stroke]
+        draw.line(points, fill=ink, width=pen, joint="curve")
+    return image
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Mean absolute difference, in shares of the ink."""
+    return np.abs(one.astype(float) - other).sum() / other.sum(dtype=float)
+
+
+# --- to what MNIST is -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("digit", STROKES)
+@pytest.mark.parametrize("pen", [3, 16, 40])
+def test_prepared_as_mnist_is(digit, pen):
+    prepared = ink.prepare(drawn(digit, pen=pen))
+    assert prepared.dtype == np.uint8
+    assert prepared.shape == (28, 28)
+    rows, columns = (prepared.any(axis).nonzero()[0] for axis in (1, 0))
+    assert max(np.ptp(rows), np.ptp(columns)) + 1 == 20
+    mass = prepared / prepared.sum()
+    assert mass.sum(1) @ np.arange(28) == pytest.approx(14, abs=0.6)
+    assert mass.sum(0) @ np.arange(28) == pytest.approx(14, abs=0.6)
+    assert digit == 1 or len(np.unique(prepared)) > 8  # gray edges, unless they fall between pixels
+
+
+@pytest.mark.parametrize("pen", [3, 6, 16, 40])
+def test_strokes_become_as_thick_as_those_of_mnist(pen):
+    prepared = ink.prepare(drawn(4, pen=pen))
+    large = np.asarray(Image.fromarray(prepared).resize((224, 224), Image.Resampling.BICUBIC)) > 127
+    assert lines.stroke_width(large) / 8 == pytest.approx(ink.STROKE, abs=0.5)
+
+
+def test_thickness_of_a_bar_is_measured():
+    bar = np.zeros((40, 300), bool)
+    bar[10:30] = True
+    assert lines.stroke_width(bar) == pytest.approx(20, rel=0.08)
+
+
+def test_same_picture_same_result():
+    noisy = np.random.default_rng(0).normal(np.asarray(drawn(4), float), 10).clip(0, 255).astype(np.uint8)
+    assert (ink.prepare(Image.fromarray(noisy)) == ink.prepare(Image.fromarray(noisy))).all()
+
+
+def test_proportions_are_kept():
+    wide = Image.new("L", (400, 300), 255)
+    ImageDraw.Draw(wide).ellipse((100, 100, 299, 199), outline=0, width=14)
+    rows, columns = (ink.prepare(wide).any(axis).nonzero()[0] for axis in (1, 0))
+    assert len(columns) == 20
+    assert len(rows) == pytest.approx(10, abs=1)
+
+
+def looks() -> dict[str, Image.Image]:
+    """The 4 of `drawn(4)` as one meets it."""
+    plain = drawn(4)
+    cover = 1 - np.asarray(plain, float)[..., None] / 255
+    y, x = np.mgrid[-1:1:300j, -1:1:300j]
+    uneven = ((225 - 185 * cover) * (0.65 - 0.3 * x - 0.1 * y * y)[..., None]).repeat(3, 2)
+    shadow = (225 - 185 * cover).repeat(3, 2) * np.where(x + y > 0.9, 0.6, 1)[..., None]
+    noise = np.random.default_rng(1).normal(0, 8, uneven.shape)
+    jpeg, exif = io.BytesIO(), Image.Exif()
+    Image.fromarray(np.uint8((uneven + noise).clip(0, 255))).save(jpeg, "JPEG", quality=40)
+    exif[0x0112] = 6  # the camera was turned: the picture is to be turned by 90 degrees clockwise
+    turned = io.BytesIO()
+    plain.rotate(90).save(turned, "JPEG", exif=exif)
+    table = Image.new("RGB", (500, 400), (90, 60, 40))
+    table.paste(plain.convert("RGB"), (60, 40))
+    table.paste((255, 255, 255), (360, 40, 500, 400))
+    table.paste((255, 255, 255), (60, 340, 500, 400))
+    slip = Image.new("RGB", (900, 700), (90, 60, 40))
+    slip.paste(plain.convert("RGB"), (150, 240))
+    turned_slip = slip.rotate(12, fillcolor=(90, 60, 40)).rotate(-12, fillcolor=(90, 60, 40))
+    page = Image.new("L", (600, 500), 250)
+    page.paste(drawn(4, paper=10, ink=240), (200, 120))
+    speckled = plain.copy()
+    for spot in np.random.default_rng(2).integers(0, 300, (40, 2)).tolist():
+        speckled.putpixel(spot, 0)
+    return {
+        "light on dark": drawn(4, paper=0, ink=255),
+        "1 bit": plain.convert("1"),
+        "palette": plain.convert("P"),
+        "CMYK": plain.convert("CMYK"),
+        "16 bits": Image.fromarray(np.asarray(plain, np.uint16) * 257),
+        "12 bits": Image.fromarray(np.asarray(plain, np.uint16) * 16),
+        "float": plain.convert("F"),
+        "two colours as bright": drawn(4, paper=(200, 120, 120), ink=(112, 167, 112), mode="RGB"),
+        "black on nothing": drawn(4, paper=(0, 0, 0, 0), ink=(0, 0, 0, 255), mode="RGBA"),
+        "white on nothing": drawn(4, paper=(0, 0, 0, 0), ink=(255, 255, 255, 255), mode="RGBA"),
+        "larger": drawn(4, size=1500, pen=80),
+        "small": plain.resize((60, 60), Image.Resampling.BOX),
+        "thin": drawn(4, pen=5),
+        "thick": drawn(4, pen=32),
+        "uneven light and noise, JPEG": Image.open(jpeg),
+        "shadow with a hard edge": Image.fromarray(np.uint8(shadow)),
+        "camera turned": Image.open(turned),
+        "paper on a table": table,
+        "a slip of paper on a table": turned_slip,
+        "a dark square on a page": page,
+        "specks": speckled,
+        "cut tightly": plain.crop((93, 61, 234, 250)),
+        "cut tightly, light on dark": drawn(4, paper=20, ink=230).crop((93, 61, 234, 250)),
+        "from too near": drawn(4, pen=26).crop((80, 50, 245, 260)).filter(ImageFilter.GaussianBlur(7)),
+        **surrounded(),
+    }
+
+
+def surrounded() -> dict[str, Image.Image]:
+    """The same with lines round, below and behind it."""
+
+    def with_lines(*segments: tuple, width: int = 4, shade: int = 60, size: int = 500) -> Image.Image:
+        image = Image.new("L", (size, size), 255)
+        draw = ImageDraw.Draw(image)
+        for segment in segments:
+            draw.line(segment, fill=shade, width=width)
+        image.paste(0, ((size - 300) // 2, (size - 300) // 2), drawn(4).point(lambda value: 255 - value))
+        return image
+
+    def frame(left: int, top: int, right: int, bottom: int) -> list[tuple]:
+        return [
+            (left, top, right, top),
+            (left, bottom, right, bottom),
+            (left, top, left, bottom),
+            (right, top, right, bottom),
+        ]
+
+    def dashes(segment: tuple, count: int = 12) -> list[tuple]:
+        x0, y0, x1, y1 = segment
+        parts = [(k / count, (k + 0.7) / count) for k in range(count)]
+        return [(x0 + a * (x1 - x0), y0 + a * (y1 - y0), x0 + b * (x1 - x0), y0 + b * (y1 - y0)) for a, b in parts]
+
+    cell = frame(120, 110, 390, 400)
+    table = [(0, 110, 500, 110), (0, 400, 500, 400), (120, 0, 120, 500), (390, 0, 390, 500)]
+    squares = [(0, k, 500, k) for k in range(15, 500, 70)] + [(k, 0, k, 500) for k in range(35, 500, 70)]
+    ruled = [(0, y, 500, y + 20) for y in (60, 225, 360, 490)]  # one through it, one through its foot
+    return {
+        "in a frame": with_lines(*cell),
+        "in a heavy frame": with_lines(*cell, width=12, shade=0),
+        "in a frame, turned": with_lines(*cell).rotate(5, fillcolor=255).rotate(-0.5, fillcolor=255),
+        "in a cell of a table": with_lines(*table),
+        "in a broken frame": with_lines(*[dash for side in cell for dash in dashes(side)]),
+        "on squared paper": with_lines(*squares, width=2, shade=120),
+        "on squared paper, turned": with_lines(*squares, width=2).rotate(2, fillcolor=255),
+        "on ruled paper": with_lines(*ruled, width=3),
+        "underlined": with_lines((90, 375, 420, 385), width=10, shade=0),
+        "underlined, touching": with_lines((90, 345, 420, 345), width=8, shade=0),
+        "between heavy lines": with_lines((0, 30, 500, 30), (0, 470, 500, 470), width=14, shade=0),
+        "in a ring": ringed(),
+    }
+
+
+def ringed() -> Image.Image:
+    image = Image.new("L", (500, 500), 255)
+    ImageDraw.Draw(image).ellipse((60, 50, 450, 450), outline=0, width=9)
+    image.paste(0, (100, 100), drawn(4).point(lambda value: 255 - value))
+    return image
+
+
+@pytest.mark.parametrize("look", looks())
+def test_the_same_digit_however_it_looks(look):
+    assert difference(ink.prepare(looks()[look]), ink.prepare(drawn(4))) < 0.35
+
+
+@pytest.mark.parametrize("digit", [4, 7])
+def test_what_looks_like_mnist_stays_what_it_is(digit):
+    prepared = ink.prepare(drawn(digit))
+    assert difference(ink.prepare(Image.fromarray(prepared)), prepared) < 0.1
+
+
+@pytest.mark.parametrize("digit", STROKES)
+@pytest.mark.parametrize("pen", [4, 10, 20])
+def test_the_bars_of_digits_are_no_lines(digit, pen):
+    mask = np.asarray(drawn(digit, size=512, pen=pen)) == 0
+    assert not lines.find_lines(mask, np.ones_like(mask)).any()
+    tight = mask[lines.extent(mask)]
+    assert not (lines.find_lines(tight, np.ones_like(tight)).any() and digit != 1)
+
+
+def test_strokes_that_cross_a_line_stay_whole():
+    mask = np.zeros((300, 500), bool)
+    mask[150:156] = True
+    mask[60:240, 240:260] = True
+    rest = mask & ~lines.find_lines(mask, np.ones_like(mask))
+    assert rest[60:240, 240:260].mean() > 0.98
+    assert not rest[:, :230].any()
+    assert not rest[:, 270:].any()
+
+
+@pytest.mark.parametrize("kind", painter.KINDS)
+def test_painted_digits_are_found_in_each_kind_of_picture(kind, sample):
+    """What is found is as large as what was painted: no frame, no line, no paper in it."""
+    seven = np.asarray(drawn(7, size=28, pen=3, paper=0, ink=255))
+    found = 0
+    for seed in range(6):
+        picture = ink.flatten(Image.open(painter.paint(kind, seven, np.random.default_rng(seed))))
+        prepared = ink.normalize(ink.find_figures(picture)[0].mask)
+        found += difference(prepared, ink.prepare(Image.fromarray(seven))) < 0.6  # it is turned by up to 8 degrees
+    assert found >= 5
+
+
+def test_the_small_loop_of_a_broad_brush_is_kept_open():
+    image = Image.new("L", (280, 280), 255)
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((58, 58, 162, 162), fill=10)
+    draw.line((140, 130, 195, 200), fill=10, width=40)
+    draw.ellipse((98, 98, 122, 122), fill=255)
+    draw.ellipse((103, 101, 117, 115), fill=120)  # of the hole one gray pixel is left
+    small = image.filter(ImageFilter.GaussianBlur(7)).resize((28, 28), Image.Resampling.BOX)
+    figure = ink.find_figures(ink.flatten(small))[0].mask
+    assert not figure.all()
+    assert painter.holes(figure) == 2  # the loop, and all that lies outside
+
+
+# --- several figures --------------------------------------------------------------------------------------------------
+
+
+def test_broken_digit_is_one_figure_and_separate_digits_are_several():
+    broken = drawn(7)
+    broken.paste(255, (150, 150, 250, 160))  # a gap in the stem
+    whole = ink.find_figures(ink.flatten(drawn(7)))
+    assert len(ink.find_figures(ink.flatten(broken))) == 1
+    assert ink.find_figures(ink.flatten(broken))[0].mask.shape == whole[0].mask.shape
+    pair = Image.new("L", (600, 300), 255)
+    pair.paste(drawn(4), (0, 0))
+    pair.paste(drawn(7), (300, 0))
+    assert len(ink.find_figures(ink.flatten(pair))) == 2
+
+
+def test_close_neighbours_stay_apart():
+    row = Image.new("L", (600, 300), 255)
+    for place, digit in enumerate((7, 4, 7)):
+        row.paste(drawn(digit, pen=10).crop((90, 0, 250, 300)), (20 + 165 * place, 0))
+    assert len(ink.find_figures(ink.flatten(row))) == 3
+
+
+def test_figures_are_read_as_text_is():
+    page = Image.new("L", (900, 640), 255)
+    rows = [(4, 1, 7), (7, 4)]
+    for line, digits in enumerate(rows):
+        for place, digit in enumerate(digits):
+            page.paste(drawn(digit), (300 * place, 310 * line + 10 * (place % 2)))
+    order = ink.reading_order(ink.find_figures(ink.flatten(page)))
+    assert [len(line) for line in order] == [3, 2]
+    for line in order:
+        assert [figure.box[0] for figure in line] == sorted(figure.box[0] for figure in line)
+    assert max(figure.box[3] for figure in order[0]) < min(figure.box[1] for figure in order[1])
+
+
+@pytest.mark.parametrize("place", [(100, 50), (500, 260)])
+def test_the_box_lies_where_the_digit_is(place, tmp_path):
+    page = Image.new("L", (900, 600), 90)
+    slip = Image.new("L", (380, 320), 250)
+    slip.paste(drawn(4, paper=250), (40, 10))
+    page.paste(slip, place)
+    page.save(tmp_path / "page.png")
+    picture = ink.open_picture(tmp_path / "page.png")
+    assert (picture.width, picture.height) == (900, 600)
+    box = np.array(ink.find_figures(picture.pixels)[0].box) * 900 / picture.pixels.width
+    inked = np.argwhere(np.asarray(drawn(4)) == 0)[:, ::-1]
+    expected = np.concatenate([inked.min(0), inked.max(0) + 1]) + np.tile(np.add(place, (40, 10)), 2)
+    assert box == pytest.approx(expected, abs=6)
+
+
+# --- nothing to be found ----------------------------------------------------------------------------------------------
+
+
+def blank() -> dict[str, Image.Image]:
+    y, x = np.mgrid[-1:1:300j, -1:1:400j]
+    vignette = 230 * (1 - 0.3 * (x * x + y * y) - 0.15 * x) + np.random.default_rng(0).normal(0, 3, x.shape)
+    speck = Image.new("L", (300, 200), 255)
+    speck.paste(0, (100, 100, 103, 103))
+    return {
+        "white": Image.new("L", (300, 200), 255),
+        "black": Image.new("RGB", (300, 200)),
+        "transparent": Image.new("RGBA", (300, 200)),
+        "one pixel": Image.new("L", (1, 1)),
+        "a row": Image.new("L", (3000, 1), 200),
+        "a column": Image.new("L", (1, 3000), 200),
+        "paper under a lamp": Image.fromarray(np.uint8(vignette.clip(0, 255))),
+        "a speck": speck,
+    }
+
+
+@pytest.mark.parametrize("kind", blank())
+def test_empty_page_is_said_to_be_empty(kind):
+    with pytest.raises(ink.PictureError, match="nothing in it looks like ink"):
+        ink.prepare(blank()[kind])
+
+
+@pytest.mark.parametrize("size", [(1, ink.MAX_SIDE + 1), (ink.MAX_SIDE + 1, 1), (9_000, 9_000)])
+def test_pictures_are_refused_by_their_sides_before_they_are_decoded(size, tmp_path, monkeypatch):
+    Image.new("1", size).save(tmp_path / "large.png")
+    monkeypatch.setattr(ink, "flatten", lambda image: pytest.fail("decoded"))
+    with pytest.raises(ink.PictureError, match=f"{size[0]:,} x {size[1]:,} pixels"):
+        ink.open_picture(tmp_path / "large.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs")
+def test_fifo_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ink.PictureError, match="not a file"):
+        ink.open_picture(tmp_path / "pipe.png")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_sides_are_those_of_the_upright_picture(orientation, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("L", (400, 300), 255).save(tmp_path / "turned.jpg", exif=exif)
+    picture = ink.open_picture(tmp_path / "turned.jpg")
+    assert (picture.width, picture.height) == ((300, 400) if orientation >= 5 else (400, 300))
+    assert (picture.pixels.width < picture.pixels.height) == (orientation >= 5)
