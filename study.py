@@ -10,24 +10,30 @@
 A run is `main.py`'s own, in a process of its own with one thread. After Ctrl-C, or with more seeds, the same command
 goes on: what is finished is not trained again, what is unfinished is resumed. Histories and arrays lie in
 result_plot/study/, where those of several machines are merged by lying there; weights, checkpoints and what each run
-prints lie in checkpoints/study/. What a run measures beside loss and accuracy stands in `observe.py`.
+prints lie in checkpoints/study/.
 """
 
 import argparse
+import copy
 import os
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from support import study_report
-from support.command import Parser, Stopped, UserError, number, printable, run_command, say
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import main
+from dataset import MNIST, SIZE, compose_affine, draw_affine, warp
+from support import checkpoint, study_report
+from support.checkpoint import RunFiles
+from support.command import Parser, Stopped, UserError, number, run_command, say
 from support.files import make_folder
-from support.history import SETTINGS, History, differences, read_arrays, read_history, run_name
+from support.history import SETTINGS, History, read_history, run_name
 from support.jobs import Job, end_with_parent, run_jobs
-
-if TYPE_CHECKING:
-    from support.checkpoint import RunFiles
+from support.observer import Observer
 
 CONFIGURATIONS = (
     ("lenet",),
@@ -38,6 +44,10 @@ CONFIGURATIONS = (
     ("mlp", "--augment"),
 )
 SEEDS = 10
+CLEAN_IMAGES = 10_000  # as many as the test set holds, so that both figures are equally exact
+GRADIENT_IMAGES = 1_000
+SHIFTS = (1, 2, 3, 4)  # pixels; few of MNIST's digits lose more than a little ink by that
+TURNS = (5, 10, 15, 20, 25)  # degrees; the augmentation turns by up to 20
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -68,13 +78,11 @@ def plan(arguments: argparse.Namespace) -> dict[str, tuple[list[str], History]]:
     Names depend on the data, so the data are looked at, once for all. Seeds come outermost: a study that is cut short
     has a few of everything. Raises UserError.
     """
-    import main  # here and below, because a report needs no torch
-
     options = ["--output-dir", arguments.output_dir, "--checkpoint-dir", arguments.checkpoint_dir, "--threads", "1"]
     options += ["--epochs", str(arguments.epochs)] if arguments.epochs else []
     data = ["--data-dir", arguments.data_dir] if arguments.data_dir else []
     parsed = main.parse_arguments(["--model", "lenet", *options, *data])
-    train_set, test_set, source = main.load_data(parsed, main.torch.device("cpu"))
+    train_set, test_set, source = main.load_data(parsed, torch.device("cpu"))
     options += ["--data-dir", str(source.folder)]  # the same for all, whatever is downloaded in the meantime
     configurations = []
     for configuration in CONFIGURATIONS:
@@ -102,7 +110,8 @@ def train_study(arguments: argparse.Namespace) -> int:
     jobs, problems, runs = [], [], plan(arguments)
     for name, (argv, record) in runs.items():
         try:
-            if not is_finished(arguments, record):
+            place = RunFiles(name, Path(arguments.output_dir), Path(arguments.checkpoint_dir))
+            if not checkpoint.is_finished(place, record):
                 log = Path(arguments.checkpoint_dir, f"{name}.log")
                 jobs.append(Job(name, [sys.executable, __file__, "--run", *argv], log))
         except UserError as error:
@@ -123,64 +132,124 @@ def train_study(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def is_finished(arguments: argparse.Namespace, record: History) -> bool:
-    """Whether that run is finished. Raises UserError if something lies there that is not of this run, or damaged."""
-    from support.checkpoint import RunFiles, read_checkpoint
-
-    place = RunFiles(record["name"], Path(arguments.output_dir), Path(arguments.checkpoint_dir))
-    state = read_checkpoint(place.checkpoint) if place.checkpoint.exists() else None
-    found = [(place.checkpoint, state["history"])] if state else []
-    found += [(path, read_history(path)) for path in [place.result(".json")] if path.exists()]
-    for path, saved in found:
-        if differ := differences(saved, record):
-            raise UserError(f"{printable(path)}: is of another run: {', '.join(differ)}")
-    return (state is None or state["finished"]) and result_is_whole(place)
-
-
-def result_is_whole(place: "RunFiles") -> bool:
-    """Whether history, arrays and weights are there, of one and the same training. Raises UserError if one is damaged.
-
-    A result that came from another machine, or with the repository, has neither checkpoint nor weights here.
-    """
-    from support.checkpoint import read_weights
-
-    if not place.result(".json").exists():
-        return False
-    history = read_history(place.result(".json"))
-    if not read_arrays(place.result(".npz"), history):
-        return False
-    if place.weights.exists():
-        return read_weights(place.weights)["digest"] == history["digest"]
-    return not place.checkpoint.exists()
-
-
 # --- one run ----------------------------------------------------------------------------------------------------------
 
 
 def train_run(argv: list[str]) -> None:
     """Train the run of that command line, or what is left of it; do nothing if it is finished. Raises UserError."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # before torch looks: so small a network gains nothing from more
     end_with_parent()
-    import main
-    from observe import StudyObserver
-    from support.checkpoint import RunFiles, is_unfinished
-
     arguments = main.parse_arguments(argv)
     if not arguments.name:
         raise UserError("--run: expected the arguments that --list prints, with a --name among them")
     place = RunFiles(arguments.name, Path(arguments.output_dir), Path(arguments.checkpoint_dir))
-    arguments.resume = is_unfinished(place.checkpoint)
-    if not arguments.resume and result_is_whole(place) and is_of(arguments, read_history(place.result(".json"))):
+    arguments.resume = checkpoint.is_unfinished(place.checkpoint)
+    if (
+        not arguments.resume
+        and checkpoint.result_is_whole(place)
+        and is_of(arguments, read_history(place.result(".json")))
+    ):
         say(f"{arguments.name} is finished")
         return
     arguments.command = sys.argv
-    main.torch.set_num_threads(1)
+    torch.set_num_threads(1)
     main.run(arguments, StudyObserver(arguments.augment))
 
 
 def is_of(arguments: argparse.Namespace, history: History) -> bool:
     """Whether a history has the settings of a command line, which says nothing of what its data hold."""
     return all(getattr(arguments, name) == history[name] for name in SETTINGS if name != "data")
+
+
+# --- what a run measures beside loss and accuracy -----------------------------------------------------------------
+
+
+class StudyObserver(Observer):
+    """Keeps what `observe` and `measure_moved` measure; `observe` before the first epoch, too, as initial_NAME.
+
+    augment: whether the run trains on augmented images.
+    """
+
+    pictures = False  # those of a run of the study would be looked at by nobody
+
+    def __init__(self, augment: bool) -> None:
+        self.augment = augment
+
+    def before_training(self, network: nn.Module, average: nn.Module, train_set: MNIST) -> dict[str, float]:
+        return {f"initial_{name}": figure for name, figure in self.after_epoch(network, average, train_set).items()}
+
+    def after_epoch(self, network: nn.Module, average: nn.Module, train_set: MNIST) -> dict[str, float]:
+        return observe(network, average, train_set, self.augment)
+
+    def after_training(self, average: nn.Module, test_set: MNIST) -> dict[str, float]:
+        return measure_moved(average, test_set)
+
+
+def observe(network: nn.Module, average: nn.Module, train_set: MNIST, augment: bool) -> dict[str, float]:
+    """How `average` does on the first training images, and by what gradients `network` is moved.
+
+    clean_train_loss, clean_train_accuracy    of `average`, evaluated, on the first 10,000 images as they are
+    augmented_train_loss, ..._accuracy        if `augment`: on these, augmented by one draw, the same in all runs
+    gradient_norm_LAYER, weight_norm_LAYER    L2 norms of a layer's weights, and of the gradient of the mean loss by
+                                              them, of `network` in training mode, on the first 1,000 images
+    """
+    clean, augmented = first_images(train_set)
+    figures = layer_norms(network, clean)
+    for kind, images in {"clean": clean, "augmented": augmented}.items() if augment else [("clean", clean)]:
+        figures[f"{kind}_train_loss"], figures[f"{kind}_train_accuracy"] = main.test(average, images)
+    return figures
+
+
+@cache
+def first_images(train_set: MNIST) -> tuple[MNIST, MNIST]:
+    """The first training images as they are, and the same augmented as in training, by a generator of their own."""
+    clean, augmented = copy.copy(train_set), copy.copy(train_set)  # they share all that is not assigned here
+    for part in (clean, augmented):
+        part.augment, part.images, part.labels = False, train_set.images[:CLEAN_IMAGES], train_set.labels[:CLEAN_IMAGES]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        augmented.images = warped(clean.images, draw_affine(len(clean), main.AUGMENT))
+    return clean, augmented
+
+
+def warped(images: Tensor, matrices: Tensor) -> Tensor:
+    """Images uint8 (N, 28, 28), each warped by its matrix (N, 2, 3) and rounded."""
+    return warp(images[:, None].float(), matrices.to(images.device))[:, 0].round().byte()
+
+
+def layer_norms(network: nn.Module, dataset: MNIST) -> dict[str, float]:
+    """Six digits of each norm; more would say nothing and fill the files."""
+    network = copy.deepcopy(network).train()  # a copy: batch normalization updates its statistics as it goes
+    first = range(min(GRADIENT_IMAGES, len(dataset)))
+    loss = F.cross_entropy(network(dataset[first][0]), dataset.labels[: len(first)])
+    layers = {name: layer for name, layer in network.named_children() if isinstance(layer, nn.Conv2d | nn.Linear)}
+    gradients = torch.autograd.grad(loss, [layer.weight for layer in layers.values()])
+    norms = {f"gradient_norm_{name}": gradient.norm() for name, gradient in zip(layers, gradients, strict=True)}
+    norms |= {f"weight_norm_{name}": layer.weight.norm() for name, layer in layers.items()}
+    return {name: float(f"{norm.item():.6g}") for name, norm in norms.items()}
+
+
+def measure_moved(network: nn.Module, test_set: MNIST) -> dict[str, float]:
+    """Accuracy on test images that were moved.
+
+    accuracy_shiftN    by N pixels: the mean over left, right, up and down
+    accuracy_turnN     by N degrees, bilinear: the mean over both ways
+    """
+    ways = {f"accuracy_shift{n}": [(0, n, 0), (0, -n, 0), (0, 0, n), (0, 0, -n)] for n in SHIFTS}
+    ways |= {f"accuracy_turn{n}": [(n, 0, 0), (-n, 0, 0)] for n in TURNS}
+    accuracies = {name: [main.test(network, moved(test_set, *way))[1] for way in these] for name, these in ways.items()}
+    return {name: sum(values) / len(values) for name, values in accuracies.items()}
+
+
+def moved(dataset: MNIST, angle: float, right: float, down: float) -> MNIST:
+    """All images turned by so many degrees, counter-clockwise, then shifted by so many pixels; blank comes in."""
+    result = copy.copy(dataset)
+    angles, shift_x, shift_y = torch.tensor([[angle], [right / SIZE], [down / SIZE]])
+    matrix = compose_affine(angles, shift_x, shift_y, crop=torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
+    result.augment, result.images = False, warped(dataset.images, matrix.expand(len(dataset), 2, 3))
+    return result
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
 
 
 def command() -> int:

@@ -26,6 +26,7 @@ from support.history import (
     History,
     differences,
     epochs_done,
+    read_arrays,
     read_history,
     summary,
     unfinished_problem,
@@ -99,6 +100,32 @@ def find_unfinished(run: RunFiles) -> RunFiles:
 def is_unfinished(path: Path) -> bool:
     """Whether there is a checkpoint of a run that can be gone on with. Raises UserError if it cannot be read."""
     return path.exists() and not read_checkpoint(path)["finished"]
+
+
+def is_finished(run: RunFiles, history: History) -> bool:
+    """Whether that run is finished. Raises UserError if something lies there that is not of this run, or damaged."""
+    state = read_checkpoint(run.checkpoint) if run.checkpoint.exists() else None
+    found = [(run.checkpoint, state["history"])] if state else []
+    found += [(path, read_history(path)) for path in [run.result(".json")] if path.exists()]
+    for path, saved in found:
+        if differ := differences(saved, history):
+            raise UserError(f"{printable(path)}: is of another run: {', '.join(differ)}")
+    return (state is None or state["finished"]) and result_is_whole(run)
+
+
+def result_is_whole(run: RunFiles) -> bool:
+    """Whether history, arrays and weights are there, of one and the same training. Raises UserError if one is damaged.
+
+    A result that came from another machine, or with the repository, has neither checkpoint nor weights here.
+    """
+    if not run.result(".json").exists():
+        return False
+    history = read_history(run.result(".json"))
+    if not read_arrays(run.result(".npz"), history):
+        return False
+    if run.weights.exists():
+        return read_weights(run.weights)["digest"] == history["digest"]
+    return not run.checkpoint.exists()
 
 
 def state_to_resume(run: RunFiles, history: History, rate: Callable[[float, int], float]) -> State:

@@ -91,8 +91,8 @@ def clean_name(text: str) -> str:
     return cleaned.strip("-") or "data"
 
 
-FIGURES = ("comparison", "networks", "augmentation")  # what plot.py calls its own, and below study.py
-FIGURES += ("study", "differences", "train_test", "gradients", "moved")
+# what plot.py and study.py call their own figures
+FIGURES = {"comparison", "networks", "augmentation", "study", "differences", "train_test", "gradients", "moved"}
 PARTS = (".weights", "_confusion", "_mistakes", "_filters")  # how the names of a run's other files end
 
 

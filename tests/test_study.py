@@ -14,9 +14,9 @@ import torch
 
 import dataset
 import main
-import observe
 import study
-from support import jobs
+from support import checkpoint, jobs
+from support.checkpoint import RunFiles
 from support.command import UserError
 from support.history import METRICS, read_history
 
@@ -63,10 +63,15 @@ def copied(finished, tmp_path):
     return tmp_path
 
 
+def finished_in(arguments, record):
+    place = RunFiles(record["name"], Path(arguments.output_dir), Path(arguments.checkpoint_dir))
+    return checkpoint.is_finished(place, record)
+
+
 def is_finished(folder, data):
     """Of both runs, in order."""
     arguments = arguments_of(folder, data, "--seeds", "1", "--epochs", "2")
-    return [study.is_finished(arguments, record) for _, record in study.plan(arguments).values()]
+    return [finished_in(arguments, record) for _, record in study.plan(arguments).values()]
 
 
 # --- what a run measures ----------------------------------------------------------------------------------------------
@@ -76,7 +81,7 @@ def is_finished(folder, data):
 def histories(small, tmp_path_factory):
     """The same augmented run without and with the study's measurements."""
     found = []
-    for observer in (main.Observer(), observe.StudyObserver(augment=True)):
+    for observer in (main.Observer(), study.StudyObserver(augment=True)):
         folder = str(tmp_path_factory.mktemp("runs"))
         argv = ["--model", "lenet_bn", "--augment", "--epochs", "2", "--data-dir", str(small), "--threads", "1"]
         main.main([*argv, "--output-dir", folder, "--checkpoint-dir", folder], observer)
@@ -105,7 +110,7 @@ def test_the_final_network_is_measured_on_moved_digits(histories):
 def test_a_run_without_augmentation_measures_no_augmented_images(small):
     train_set = dataset.MNIST(small / "train.tar")
     network = main.MODELS["mlp"]()
-    assert not [name for name in observe.observe(network, network, train_set, augment=False) if "augmented" in name]
+    assert not [name for name in study.observe(network, network, train_set, augment=False) if "augmented" in name]
 
 
 def test_norms_are_those_of_the_mean_loss_in_training_mode(small):
@@ -114,7 +119,7 @@ def test_norms_are_those_of_the_mean_loss_in_training_mode(small):
     torch.manual_seed(0)
     network = main.MODELS["lenet_bn"]().eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    norms = observe.layer_norms(network, train_set)
+    norms = study.layer_norms(network, train_set)
 
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert not network.training
@@ -129,10 +134,10 @@ def test_the_augmented_images_are_the_same_in_all_runs_and_no_draw_of_the_run(sm
     one, other = (dataset.MNIST(small / "train.tar") for _ in range(2))
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = observe.first_images(one)
+    first = study.first_images(one)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    second = observe.first_images(other)
+    second = study.first_images(other)
     assert torch.equal(first[1].images, second[1].images)
     assert torch.equal(first[0].images, one.images)
     assert not torch.equal(first[1].images, one.images)
@@ -141,7 +146,7 @@ def test_the_augmented_images_are_the_same_in_all_runs_and_no_draw_of_the_run(sm
 @pytest.mark.parametrize(("right", "down"), [(3, 0), (-2, 0), (0, 4), (0, -1)])
 def test_digits_are_shifted_by_whole_pixels(small, right, down):
     test_set = dataset.MNIST(small / "test.tar")
-    shifted = observe.moved(test_set, 0, right, down).images
+    shifted = study.moved(test_set, 0, right, down).images
     back = torch.roll(shifted, (-down, -right), (1, 2))
     inside = (slice(None), slice(max(0, -down), 28 - max(0, down)), slice(max(0, -right), 28 - max(0, right)))
     assert torch.equal(back[inside], test_set.images[inside])
@@ -151,7 +156,7 @@ def test_digits_are_shifted_by_whole_pixels(small, right, down):
 
 def test_digits_are_turned_counter_clockwise(small):
     test_set = dataset.MNIST(small / "test.tar")
-    turned = observe.moved(test_set, 90, 0, 0).images
+    turned = study.moved(test_set, 90, 0, 0).images
     assert (turned.int() - torch.rot90(test_set.images, 1, (1, 2)).int()).abs().max() <= 1
 
 
@@ -167,7 +172,7 @@ def test_a_move_is_measured_in_all_directions(small):
             ink = (images[:, 0, 2:-2, 2] > 1).any(1).float()  # of the image within its padding
             return torch.stack([0.5 - 0 * ink, ink], 1)
 
-    found = observe.measure_moved(LeftInk(), test_set)
+    found = study.measure_moved(LeftInk(), test_set)
     assert [found[f"accuracy_shift{pixels}"] for pixels in (1, 2, 3)] == [0, 0.25, 0]
 
 
@@ -191,7 +196,7 @@ def test_more_seeds_go_on_from_where_the_study_stopped(finished, small, one_mode
         "mlp-small_augment_epochs2_seed1",
     ]
     assert list(plan) == names
-    assert [study.is_finished(arguments, record) for _, record in plan.values()] == [True, True, False, False]
+    assert [finished_in(arguments, record) for _, record in plan.values()] == [True, True, False, False]
 
 
 def test_the_files_of_a_run_keep_no_pictures(finished):
