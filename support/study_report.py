@@ -662,10 +662,10 @@ def own_rate_section() -> list[str]:
     if not rows:
         return []
     caption = (
-        "After 5 epochs, on the last 10,000 training images, held out, trained on the others: mean ± standard deviation "
-        "over 3 seeds, of `benchmarks/tuning.jsonl`. It is measured beside the study, not in it: no test image, and no "
-        "configuration more. The recipe's rate is one that LeNet-5 without batch normalization survives; with it, higher "
-        "ones are survived, too, which one recipe for all does not use."
+        "After 5 epochs, on the last 10,000 training images, held out, trained on the others: mean ± standard "
+        "deviation over 3 seeds, of `benchmarks/tuning.jsonl`. It is measured beside the study, not in it: no test "
+        "image, and no configuration more. The recipe's rate is one that LeNet-5 without batch normalization "
+        "survives; with it, higher ones are survived, too, which one recipe for all does not use."
     )
     header = ["learning rate", "`lenet`: accuracy", "loss", "`lenet_bn`: accuracy", "loss"]
     return ["## Batch normalization at a rate of its own", table(caption, header, sorted(rows))]
