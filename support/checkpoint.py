@@ -340,17 +340,19 @@ def restore(state: State, path: Path, parts: dict[str, Any]) -> None:
 
 
 def _check_alike(saved: Any, now: Any, place: str = "") -> None:
-    """Raises ValueError where plain values have another type, and options another name: PyTorch takes what it gets.
+    """Raises ValueError where an option is missing or of another type: optimizers and schedulers take what they get.
 
-    What a tensor's entry may be is left to PyTorch, and so is the optimizer's `state`, which it makes as it goes.
+    A network's tensors, and all that comes with the first step, are left to PyTorch.
     """
-    if isinstance(now, dict) and isinstance(saved, dict) and not any(isinstance(one, Tensor) for one in now.values()):
-        if missing := sorted(str(name) for name in saved.keys() ^ now.keys()) if now else []:
-            raise ValueError(f"{', '.join(missing)} in only one of the two")
+    if isinstance(now, dict) and isinstance(saved, dict):
+        if any(isinstance(value, Tensor) for value in now.values()):
+            return
+        if missing := [str(name) for name in now if name not in saved]:
+            raise ValueError(f"it has no {', '.join(missing)}")
         for name, value in now.items():
             _check_alike(saved[name], value, name)
     elif isinstance(now, list) and isinstance(saved, list):
         for one, other in zip(saved, now, strict=False):
             _check_alike(one, other, place)
-    elif isinstance(now, int | float | list | dict) and type(saved) is not type(now):
+    elif any(isinstance(now, kind) and not isinstance(saved, kind) for kind in (int | float, list, dict)):
         raise ValueError(f"{place} is of type {type(saved).__name__}, not {type(now).__name__}")

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 Item = TypeVar("Item")
 # Seconds that all processes but the first leave it to say what is wrong: torchrun ends them as soon as it has left.
-SAID_ONCE = 10
+SAID_ONCE = 60
 
 
 class UserError(Exception):
