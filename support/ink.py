@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter, ImageOps
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
-from support.lines import EIGHT, extent, find_lines, reduce, stroke_width
+from support.lines import EIGHT, extent, find_lines, large_pieces, reduce, stroke_width
 
 SIZE = 28  # pixels a side of an MNIST image
 
@@ -155,9 +155,9 @@ def find_sheets(picture: Image.Image) -> list[Sheet]:
     regions, _ = ndimage.label(_smooth(small))
     found = []
     for number, box in enumerate(ndimage.find_objects(regions), 1):
-        region = np.pad(regions[box] == number, 1)
-        if min(region.shape) < SMALLEST_SHEET:
+        if min(part.stop - part.start for part in box) < SMALLEST_SHEET:
             continue
+        region = np.pad(regions[box] == number, 1)
         filled = ndimage.binary_fill_holes(region)
         if _surrounds_something(region, filled) and _has_straight_sides(filled):
             mask = np.zeros(regions.shape, bool)
@@ -482,11 +482,8 @@ def _faint_holes(mask: np.ndarray, signal: np.ndarray) -> np.ndarray:
     They are lighter than the ink round them, if not as light as paper, small, round, and lie deep in the strokes.
     """
     result = np.zeros_like(mask)
-    numbers, _ = ndimage.label(mask, EIGHT)
-    for number, box in enumerate(ndimage.find_objects(numbers), 1):
-        piece = np.pad(numbers[box] == number, 1)
-        if max(piece.shape) < 2 * LEGIBLE:
-            continue
+    for box, piece in large_pieces(mask, 2 * LEGIBLE):
+        piece = np.pad(piece, 1)
         depth = ndimage.distance_transform_edt(piece)
         width = 2 * float(depth.max())
         if width < BROAD * max(piece.shape):
@@ -518,11 +515,8 @@ BROAD = 0.2  # of a piece's longer side: strokes of markers
 
 def _ink_on_squares(mask: np.ndarray) -> np.ndarray:
     """A mask (H, W), where a piece with straight sides is the paper of what is left out of it, as on a dark square."""
-    numbers, _ = ndimage.label(mask, EIGHT)
-    for number, box in enumerate(ndimage.find_objects(numbers), 1):
-        piece = np.pad(numbers[box] == number, 1)
-        if min(piece.shape) < 2 * LEGIBLE:
-            continue
+    for box, piece in large_pieces(mask, 2 * LEGIBLE):
+        piece = np.pad(piece, 1)
         filled = ndimage.binary_fill_holes(piece)
         left_out = filled & ~np.pad(mask[box], 1)
         if _surrounds_something(piece, filled) and _has_straight_sides(filled) and _legible(left_out):
@@ -532,28 +526,20 @@ def _ink_on_squares(mask: np.ndarray) -> np.ndarray:
 
 
 def _legible(mask: np.ndarray) -> bool:
-    numbers, _ = ndimage.label(mask, EIGHT)
-    return any(max(part.stop - part.start for part in box) >= LEGIBLE for box in ndimage.find_objects(numbers))
+    """Whether any piece of a mask (H, W) is large enough to be read."""
+    return any(True for _ in large_pieces(mask, LEGIBLE))
 
 
 def _containers(mask: np.ndarray) -> np.ndarray:
-    """Pieces of thin strokes that enclose another piece, as a ring round a digit does: bool (H, W)."""
-    numbers, _ = ndimage.label(mask, EIGHT)
+    """Pieces that enclose another one of some size, as a ring round a digit does: bool (H, W)."""
     result = np.zeros_like(mask)
-    boxes = ndimage.find_objects(numbers)
-    for number, box in enumerate(boxes, 1):
-        piece = numbers[box] == number
-        if max(piece.shape) < 2 * LEGIBLE:
-            continue
+    for box, piece in large_pieces(mask, 2 * LEGIBLE):
         held = ndimage.binary_fill_holes(piece) & mask[box] & ~piece
-        if not held.any():
-            continue
-        rows, columns = extent(held)
-        if (
-            max(rows.stop - rows.start, columns.stop - columns.start) > 0.3 * max(piece.shape)
-            and rows.stop - rows.start >= LEGIBLE
-        ):
-            result[box] |= piece
+        if held.any():
+            rows, columns = extent(held)
+            height, width = rows.stop - rows.start, columns.stop - columns.start
+            if height >= LEGIBLE and max(height, width) > 0.3 * max(piece.shape):
+                result[box] |= piece
     return result
 
 

@@ -5,6 +5,7 @@ A line is straight, thin, and runs nearly along the picture's sides; what makes 
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -220,6 +221,14 @@ def extent(mask: np.ndarray) -> tuple[slice, slice]:
     """The rows and columns that a mask (H, W), not empty, takes."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def large_pieces(mask: np.ndarray, side: int) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """The connected pieces of a mask (H, W) whose longer side is at least `side`: rows and columns, bool (h, w)."""
+    numbers, _ = ndimage.label(mask, EIGHT)
+    for number, (rows, columns) in enumerate(ndimage.find_objects(numbers), 1):
+        if max(rows.stop - rows.start, columns.stop - columns.start) >= side:
+            yield (rows, columns), numbers[rows, columns] == number
 
 
 def reduce(mask: np.ndarray, scale: int) -> np.ndarray:
