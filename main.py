@@ -46,7 +46,7 @@ from support.divergence import check_finite
 from support.download import Source, find_data
 from support.fast_layers import use_fast_layers
 from support.history import History, epochs_done
-from support.layer_table import describe
+from support.layer_table import check_logits, describe
 from support.observer import Observer
 from support.seeds import DRAWS, WEIGHTS, seed_of
 
@@ -202,6 +202,7 @@ def run(arguments: argparse.Namespace, observer: Observer = Observer()) -> Histo
         torch.manual_seed(seed_of(WEIGHTS, arguments.seed))
         network = build_network(arguments.model, arguments.classes)
         layers = describe(network)
+        check_logits(network, arguments.classes)
         processes.check_batch_size(arguments.batch_size, len(train_set), network)
         record = new_history(arguments, network, train_set, test_set, source)
         place, state = processes.first_decides(lambda: open_run(stack, arguments, record))
@@ -225,6 +226,7 @@ def run(arguments: argparse.Namespace, observer: Observer = Observer()) -> Histo
                 if observer.stop:
                     break
             record |= history.plain(observer.after_training(training.average, test_set))
+            record = history.seal(record)
             if processes.is_first():
                 finish(place, training, record, observer.pictures)
             processes.wait_for_all()  # nobody leaves while the first process still writes
@@ -346,8 +348,8 @@ def introduce(record: History, layers: str, training: Training, source: Source) 
 
 
 def finish(place: RunFiles, training: Training, record: History, pictures: bool) -> None:
-    """Write the result: weights, arrays and history, then the picture; then mark the checkpoint as finished."""
-    record, (train_set, test_set) = history.seal(record), (training.train_set, training.test_set)
+    """Write the result, of a sealed record: weights, arrays, history, picture; then mark the checkpoint as finished."""
+    train_set, test_set = training.train_set, training.test_set
     arrays = result.answers(predict(training.average, test_set, range(len(test_set))), test_set.labels)
     if pictures:
         arrays |= result.pictures(training.average, test_set.images, arrays)

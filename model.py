@@ -44,10 +44,9 @@ class LeNet5(nn.Module):
 
 
 class CustomMLP(nn.Module):
-    """A multi-layer perceptron of LeNet-5's size: 1024 -> 44 -> 120 -> 84 -> classes, SiLU between.
+    """A multi-layer perceptron of LeNet-5's size: 1024 -> 44 -> 120 -> 84 -> classes, ReLU between.
 
-    From 120 on it is LeNet-5's own classifier; 44 is the width that brings the total within 0.4 % of LeNet-5's. SiLU
-    (Elfwing, Uchibe and Doya, 2018) generalized better than ReLU here, and no better in LeNet-5: benchmarks/tuning.md.
+    From 120 on it is LeNet-5's own classifier; 44 is the width that brings the total within 0.4 % of LeNet-5's.
     """
 
     def __init__(self, classes: int = 10) -> None:

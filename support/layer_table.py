@@ -5,6 +5,8 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
+from support.command import UserError
+
 
 def describe(model: nn.Module) -> str:
     """A table of the layers in the order in which an image passes them: name, kind, output shape, parameters.
@@ -41,6 +43,17 @@ def describe(model: nn.Module) -> str:
     rows.append(("total", "", "", f"{sum(parameter.numel() for parameter in counted):,}"))
     a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
     return "\n".join(f"{name:<{a}} {kind:<{b}} {shape:>{c}} {count:>{d}}" for name, kind, shape, count in rows)
+
+
+@torch.no_grad()
+def check_logits(model: nn.Module, classes: int) -> None:
+    """Raises UserError unless the model gives a logit a class for images (B, 1, 32, 32)."""
+    training, like = model.training, next(model.parameters(), torch.empty(0))
+    logits = model.eval()(torch.zeros(2, 1, 32, 32, device=like.device, dtype=like.dtype))
+    model.train(training)
+    if not isinstance(logits, Tensor) or logits.shape != (2, classes):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"the network gives {found} for 2 images; expected logits (2, {classes}), one for each class")
 
 
 def _shapes(output: object) -> str:

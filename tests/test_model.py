@@ -45,8 +45,7 @@ def plain_lenet(images: Tensor, state: dict[str, Tensor], batch_norm: bool, trai
 def plain_mlp(images: Tensor, state: dict[str, Tensor]) -> Tensor:
     x = images.flatten(1)
     for layer in ("f1", "f2", "f3"):
-        x = x @ state[f"{layer}.weight"].T + state[f"{layer}.bias"]
-        x = x * torch.sigmoid(x)  # SiLU
+        x = F.relu(x @ state[f"{layer}.weight"].T + state[f"{layer}.bias"])
     return x @ state["f4.weight"].T + state["f4.bias"]
 
 

@@ -391,3 +391,12 @@ def test_a_label_beyond_the_classes_is_refused(command, letters, classes, capsys
         main.main(command("--model", "lenet", "--classes", classes, data=letters))
     assert leave.value.code == 2
     assert f"a label from 0 to {int(classes) - 1}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("outputs", [9, 12])
+def test_a_network_with_another_number_of_logits_is_refused_before_it_trains(command, outputs, monkeypatch, capsys):
+    monkeypatch.setitem(MODELS, "mine", lambda: nn.Sequential(nn.Flatten(), nn.Linear(1024, outputs)))
+    with pytest.raises(SystemExit) as leave:
+        main.main(command("--model", "mine"))
+    assert leave.value.code == 2
+    assert f"gives (2, {outputs}) for 2 images; expected logits (2, 10)" in capsys.readouterr().err
