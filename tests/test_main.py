@@ -1051,10 +1051,12 @@ processes.keep_freed_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def step(): return [torch.ones(2**19) for _ in range(8)]  # 2 MiB each, freed at once
 step()
-before = faults()
-for _ in range(50):
-    step()
-print(faults() - before)
+def faults_of_50_steps():
+    before = faults()
+    for _ in range(50):
+        step()
+    return faults() - before
+print(min(faults_of_50_steps() for _ in range(5)))  # the least: the system may take pages back of its own accord
 """
 
 
