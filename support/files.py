@@ -123,13 +123,14 @@ def flush_folder(folder: Path) -> None:
     """Put a rename on disk too; Windows cannot open a folder, and does not need it."""
     if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         _warn_once(f"{printable(folder)}: this file system cannot flush a folder ({error.strerror})")
-    finally:
-        os.close(descriptor)
 
 
 def _warn_once(message: str) -> None:

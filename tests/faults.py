@@ -11,6 +11,7 @@ takes the place of another run's: weights, arrays, history and picture have to b
 With them go, one round for twenty kills: two runs that start at once with one result's name and folders of their own
 for checkpoints, of which one has to be refused and the other undisturbed; streams that are closed, full, or read by
 nobody from some step on; a folder that vanishes in some step. Each of these runs is gone on with and compared as well.
+From 50 kills on the study is killed, too: its runs have to end, and the same command has to go on.
 
 Second part, with --full-disk: the disk fills up at each place of a run, one after the other: in each file, by a limit
 that the operating system sets to the size of files, and in each single write, flush and rename, as ENOSPC. The run has
@@ -21,6 +22,7 @@ take longer than training. Needs fork, so Linux.
 """
 
 import argparse
+import contextlib
 import errno
 import io
 import itertools
@@ -31,6 +33,7 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -54,6 +57,7 @@ from support.history import read_runs  # noqa: E402
 RUNS = (["--model", "lenet"], ["--model", "mlp"], ["--model", "lenet_bn", "--augment"])
 EPOCHS = 4  # enough to be killed before, between and behind checkpoints
 ANOTHER = ["--lr", "0.02"]  # of the run whose result is replaced
+KILLS_A_STUDY = 3
 KILLS_A_RUN = 8  # then the run is left to finish, so that each round reaches the comparison
 PATIENCE = 120  # seconds; a run takes a few, so one that is not through by then hangs
 
@@ -83,6 +87,7 @@ class Report:
     pairs: int = 0  # of runs that started at once with the name of one result
     streams: int = 0  # runs that lost one
     folders: int = 0  # runs that lost one
+    studies: int = 0  # that were killed until they were through, and compared
     full: int = 0  # disks that were full
     broken: list[str] = field(default_factory=list)
 
@@ -208,7 +213,7 @@ def read(path: Path) -> object:
 
 def left_behind(folder: Path) -> tuple[list[Path], list[Path]]:
     """The files below the folder that a reader would open, and the temporary ones."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".lock", ".log"))
     temporary = [path for path in found if path.name.endswith(files.TEMPORARY)]
     return [path for path in found if path not in temporary], temporary
 
@@ -244,6 +249,33 @@ def check_whole(folder: Path) -> list[str]:
 def mixed(folder: Path) -> bool:
     """Whether the files of the finished result there are of more than one run."""
     return len(set(digests(folder).values())) > 1
+
+
+def kill_study(rounds: int, chance: random.Random, workplace: Path, report: Report) -> None:
+    """Kill a study at random moments, then let the same command finish it, and compare."""
+    command = [sys.executable, str(ROOT / "study.py"), "--seeds", "1", "--epochs", "2", "--jobs", "2"]
+    command += ["--data-dir", str(ROOT / "data" / "sample"), "--output-dir", "study", "--checkpoint-dir", "checkpoints"]
+    reference = workplace / "study"
+    reference.mkdir()
+    started = time.monotonic()
+    subprocess.run(command, cwd=reference, check=True, capture_output=True, timeout=10 * PATIENCE)
+    seconds = time.monotonic() - started
+    for number in range(rounds):
+        folder = workplace / f"study{number}"
+        folder.mkdir()
+        for _ in range(KILLS_A_STUDY):
+            with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(chance.uniform(0, seconds))
+                process.kill()
+            report.kills += process.returncode < 0
+            report.broken += check_whole(folder)
+        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10 * PATIENCE)
+        if ended.returncode:
+            report.broken.append(f"the study: exit status {ended.returncode}:\n{ended.stdout}{ended.stderr}")
+        report.broken += check_whole(folder) + check_same(folder, reference)
+        report.studies += 1
+        shutil.rmtree(folder)
 
 
 def check_mix(folder: Path) -> list[str]:
@@ -468,15 +500,17 @@ def remove_folders(
 def fill_disk(workplace: Path, report: Report, argv: list[str]) -> None:
     """Let the disk be full in one place of the run after the other, each time in a folder that holds a finished run."""
     before, reference = workplace / "before", workplace / "reference"
+    argv = [*argv, "--name", "run"]
     reference_run([*argv, "--epochs", "1"], before)
     _, kinds = reference_run([*argv, "--epochs", "2"], reference)
+    kinds.pop()  # the last flush is of a folder, which costs a warning only
     created = [i for i, kind in enumerate(kinds, start=1) if kind == "create"]
     faults = [limit_file(step) for step in created]
     faults += [no_space(step) for step, kind in enumerate(kinds, start=1) if kind != "renamed"]
     for fault in faults:
         folder = workplace / f"full{report.full}"
         shutil.copytree(before, folder)
-        outcome = run([*argv, "--epochs", "2"], folder, fault)
+        outcome = run([*argv, "--epochs", "2", "--restart"], folder, fault)
         lines = [line for line in outcome.text.splitlines() if line.startswith("error: ")]
         behind = outcome.text.partition("error: ")[2].splitlines()
         if outcome.status not in (1, 2) or len(lines) != 1 or len(behind) > 2 or "Traceback" in outcome.text:
@@ -486,7 +520,7 @@ def fill_disk(workplace: Path, report: Report, argv: list[str]) -> None:
         for path in left_behind(before)[0]:
             if path.relative_to(before) not in names:
                 report.broken.append(f"full disk {report.full}: {path.name} is gone")
-        outcome = run([*argv, "--epochs", "2", *(["--resume"] if unfinished(folder) else [])], folder)
+        outcome = run([*argv, "--epochs", "2", "--resume" if unfinished(folder) else "--restart"], folder)
         if outcome.status:
             report.broken.append(f"full disk {report.full}: cannot be gone on with:\n{outcome.text}")
         report.broken += check_same(folder, reference)
@@ -539,6 +573,8 @@ def main_faults() -> int:
             start_two(rounds, kills, report, argvs[1], kills / "reference1")
             break_streams(rounds, chance, kills, report, argvs[1], kills / "reference1")
             remove_folders(rounds, chance, kills, report, argvs[1], kills / "reference1")
+            if options.kills >= 50:
+                kill_study(options.kills // 50, chance, kills, report)
             if options.full_disk:
                 fill_disk(full, report, [*RUNS[1], *common])
         except Failure as failure:
@@ -547,8 +583,8 @@ def main_faults() -> int:
     print(
         f"{report.kills} kills, {report.inside} of them inside the writing of a file, {report.mixes} with files of two "
         f"runs, which was noticed; {report.pairs} pairs of runs with one name; {report.streams} lost streams; "
-        f"{report.folders} lost folders; {report.rounds} runs compared; {report.full} full disks; "
-        f"{len(report.broken)} guarantees broken; {time.monotonic() - started:.0f} s"
+        f"{report.folders} lost folders; {report.studies} killed studies; {report.rounds} runs compared; "
+        f"{report.full} full disks; {len(report.broken)} guarantees broken; {time.monotonic() - started:.0f} s"
     )
     return 1 if report.broken else 0
 

@@ -113,6 +113,8 @@ def test_words_for_a_broken_stderr_are_lost_and_nothing_else(monkeypatch, error)
 
 def test_a_reader_who_is_gone_stops_the_command_and_a_full_disk_is_an_error_that_names_the_stream(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", Broken(BrokenPipeError()))
+    with pytest.raises(Stopped):
+        command.say("x")
     assert status_of(lambda: command.say("x")) == 128 + signal.SIGPIPE
     monkeypatch.setattr(sys, "stdout", Broken(OSError(errno.ENOSPC, "No space left on device")))
     assert status_of(lambda: command.say("x")) == 1

@@ -1049,7 +1049,7 @@ import torch
 from support import processes
 processes.keep_freed_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-def step(): return [torch.ones(2**19) for _ in range(8)]  # 2 MiB each, freed at once
+def step(): return [torch.ones(2**21) for _ in range(7)]  # 8 MiB each, freed at once
 step()
 before = faults()
 for _ in range(50):
@@ -1061,14 +1061,9 @@ print(faults() - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other limits")
 def test_memory_that_a_step_frees_is_kept_for_the_next():
     command = [sys.executable, "-c", FAULTS]
-
-    def faults() -> int:
-        return int(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
-
-    # the least of three: the system may take pages back of its own accord
-    assert (
-        min(faults() for _ in range(3)) < 4096
-    )  # pages of one step; given back to the system, each of the 50 would fault them in anew
+    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    # pages: a step has 14,000, and if they were given back to the system each of the 50 would fault them in anew
+    assert int(output) < 100_000
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other limits")
