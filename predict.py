@@ -100,7 +100,7 @@ def read(file: str, network: nn.Module, everything: bool = False) -> Reading:
     lines, doubts = choose(find_figures(picture.pixels), everything)
     images = np.stack([normalize(figure.mask) for line in lines for figure in line])
     rows = iter(classify(images, network).tolist())
-    digits = [[judge(figure, next(rows)) for figure in line] for line in lines]
+    digits = [[judge(figure, next(rows), everything) for figure in line] for line in lines]
     return Reading(file, picture, digits, everything, doubts)
 
 

@@ -22,6 +22,7 @@ MOSTLY_THIN = 0.5  # of a line's pixels no stroke crosses
 SLENDER = 10  # times as long as thick is a line at least
 THIN = 0.12  # of the piece's longer side: what is thicker is no line
 CERTAIN = 8  # so many lines are a grid, whatever is left without them
+LONG = 1.8  # times as long as the rest of a tightly cut digit is large are none of its bars
 MANY = 3  # so many lines from edge to edge are no digit
 DASHES = 6  # so many make a broken line
 SHORTEST_DASH = 5  # pixels
@@ -57,7 +58,8 @@ def find_lines(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
     if spanning and len(spanning) < MANY:  # a tightly cut 7 has such a bar, but the rest of it reaches the edge, too
         main = _largest(_without(mask, spanning))
         if main is not None and (main & border).any():
-            spanning = []
+            side = max(part.stop - part.start for part in extent(main))
+            spanning = [line for line in spanning if line.stop - line.start > LONG * side]
     sure = spanning + [line for line in lines if line.in_grid and not line.spans]
     usual = np.median([line.thickness for line in sure]) if sure else 0
     sure = [line for line in sure if line.thickness < 1.5 * (usual + 1)]  # others are strokes along a line
@@ -106,11 +108,15 @@ def _border(inside: np.ndarray, reach: int) -> np.ndarray:
 
 
 def _underlines(line: Line, figure: tuple[slice, slice]) -> bool:
-    """Whether a line across is longer than the figure is large, and stands out on both sides of it."""
+    """Whether a line across stands out on both sides of the figure, and is longer than that is large.
+
+    If it does not touch it may be shorter, but not as short as the foot of a 1.
+    """
     rows, columns = figure
     height, width = rows.stop - rows.start, columns.stop - columns.start
     out = min(columns.start - line.start, line.stop - columns.stop)
-    return line.across and line.stop - line.start > 1.1 * max(height, width) and out > 0.05 * height
+    least = max(0.7 * height, 1.1 * width) if line.alone else 1.1 * max(height, width)
+    return line.across and line.stop - line.start > least and out > 0.05 * height
 
 
 def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:

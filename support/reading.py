@@ -17,9 +17,11 @@ from support.command import printable
 from support.ink import FINE, SIZE, Figure, Picture, fit, normalize, reading_order
 from support.lines import stroke_width
 
-DOUBT = 0.9  # a probability below this is doubtful: see benchmarks/predict.py
+DOUBT = 0.96  # a probability below this is doubtful: benchmarks/predict.py has the curve it was chosen on
 NOT_SURE = "the network is not sure"
-BROAD = 1.5  # times as wide as high are 3 in 1,000 of MNIST's digits; two that touch often are
+# Times as wide as high: 15 and 3 in 1,000 of MNIST's digits are; two that touch often are, and most where there are
+# several at all.
+BROAD, VERY_BROAD = 1.3, 1.6
 STRIP = 4  # times as wide as high is no digit but what is left of a line
 SMALLER = 3  # times as small as the largest figure: what is smaller still is no digit beside it
 ACROSS = 6  # images of 28x28 side by side in a drawing
@@ -89,14 +91,14 @@ def _size(figure: Figure) -> tuple[float, float]:
     return right - left, bottom - top
 
 
-def judge(figure: Figure, probabilities: list[float]) -> Digit:
-    """What the network says of a figure, with what makes it doubtful."""
+def judge(figure: Figure, probabilities: list[float], everything: bool = False) -> Digit:
+    """What the network says of a figure, alone or one of several, with what makes it doubtful."""
     doubts = []
     if max(probabilities) < DOUBT:
         doubts.append(NOT_SURE)
     if stroke_width(fit(figure.mask, FINE) > 127) > FINE / 2:
         doubts.append("what was found is a blot rather than strokes")
-    elif figure.width > BROAD * figure.height:
+    elif figure.width > (BROAD if everything else VERY_BROAD) * figure.height:
         doubts.append("it is broad: are these digits that touch?")
     return Digit(figure, normalize(figure.mask), probabilities, doubts)
 
