@@ -59,13 +59,13 @@ def enlarge(digit: np.ndarray) -> np.ndarray:
 
 def thin_or_thick(digit: np.ndarray, draw: Draw) -> np.ndarray:
     """As pens are. MNIST's strokes are some 27 pixels here: from 21 to 43."""
-    return change_strokes(enlarge(digit), draw.integers(-3, 9))
+    return change_strokes(enlarge(digit), int(draw.integers(-3, 9)))
 
 
 def marker(digit: np.ndarray, draw: Draw) -> np.ndarray:
     """As a broad marker writes, but no loop is closed by it: who writes sees to that."""
     mask = enlarge(digit)
-    radius = draw.integers(9, 17)
+    radius = int(draw.integers(9, 17))
     while radius > 0 and holes(change_strokes(mask, radius + 3)) != holes(mask):
         radius -= 1
     return change_strokes(mask, radius)
