@@ -279,8 +279,12 @@ def train_and_test(training: Training, epoch: int, arguments: argparse.Namespace
 def new_history(
     arguments: argparse.Namespace, network: nn.Module, train_set: MNIST, test_set: MNIST, source: Source
 ) -> History:
-    """The record of the run before its first epoch: settings, recipe, data, device."""
-    settings = settings_of(arguments, data_name(train_set, test_set, source))
+    """The record of the run before its first epoch: settings, recipe, data, device.
+
+    The data are called MNIST, if they are, whatever their archive is called; else by the name of their folder.
+    """
+    sha256 = {"train": train_set.sha256(), "test": test_set.sha256()}
+    settings = settings_of(arguments, "MNIST" if sha256 == MNIST_SHA256 else source.folder.resolve().name)
     recipe: History = {"optimizer": "SGD", "momentum": MOMENTUM, "nesterov": True, "longest_gradient": LONGEST_GRADIENT}
     recipe |= {"warm_up": WARM_UP, "longest_warm_up": LONGEST_WARM_UP, "fall": FALL}
     recipe |= {"averaging": AVERAGING, "statistics": STATISTICS}
@@ -288,7 +292,7 @@ def new_history(
         recipe |= {"rotation": ROTATION, "translation": TRANSLATION, "smallest_crop": SMALLEST_CROP}
         recipe |= dict(zip(("weakest", "strongest"), AUGMENT, strict=True))
     data: History = {"train_images": len(train_set), "test_images": len(test_set)}
-    data |= {"train_sha256": train_set.sha256(), "test_sha256": test_set.sha256()}
+    data |= {f"{split}_sha256": digest for split, digest in sha256.items()}
     name = arguments.name or history.run_name(settings, DEFAULTS)
     device, parameters = processes.device_name(train_set.images.device), count_parameters(network)
     return history.new_history(name=name, **settings, **recipe, parameters=parameters, **data, device=device)
@@ -297,12 +301,6 @@ def new_history(
 def settings_of(arguments: argparse.Namespace, data: str) -> History:
     """What the name of a run says, and what two runs share that are the same."""
     return {name: data if name == "data" else getattr(arguments, name) for name in history.SETTINGS}
-
-
-def data_name(train_set: MNIST, test_set: MNIST, source: Source) -> str:
-    """MNIST, if it is, whatever its archive is called; else the name of the data's folder."""
-    digests = {"train": train_set.sha256(), "test": test_set.sha256()}
-    return "MNIST" if digests == MNIST_SHA256 else source.folder.resolve().name
 
 
 def open_run(stack: ExitStack, arguments: argparse.Namespace, record: History) -> tuple[RunFiles, State | None]:
@@ -353,9 +351,9 @@ def finish(place: RunFiles, training: Training, record: History, pictures: bool)
     arrays = result.answers(predict(training.average, test_set, range(len(test_set))), test_set.labels)
     if pictures:
         arrays |= result.pictures(training.average, test_set.images, arrays)
-    if pictures and record["augment"]:
-        torch.manual_seed(seed_of(DRAWS, record["seed"]))
-        arrays |= result.draws(train_set, lambda images: warp(images, draw_affine(len(images))))
+        if record["augment"]:
+            torch.manual_seed(seed_of(DRAWS, record["seed"]))
+            arrays |= result.draws(train_set, lambda images: warp(images, draw_affine(len(images))))
     checkpoint.save_result(place, training.average, record, arrays)
     drawn = pictures and result.save_picture(
         place, lambda file: plot.save(plot.draw_run(record), file, record["digest"])

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dataset import network_input
-from main import DEFAULTS
+from main import DEFAULTS, restore_network
 from model import MODELS
 from support import axes, files
 from support.checkpoint import read_weights
@@ -40,18 +40,7 @@ MAX_SHOWN = 100  # pictures in one --show: one row each, and matplotlib stops at
 def load_network(path: Path) -> tuple[str, nn.Module]:
     """The name of a finished run and its network, in evaluation mode, from its weights. Raises UserError."""
     state = read_weights(path)
-    if state["model"] not in MODELS:
-        raise UserError(
-            f"{printable(path)}: holds weights of {printable(state['model'])}; expected those of {', '.join(MODELS)}"
-        )
-    network = MODELS[state["model"]](classes=state["classes"])
-    try:
-        network.load_state_dict(state["network"])
-    except (RuntimeError, KeyError):  # other names or shapes
-        raise UserError(
-            f"{printable(path)}: its weights are not those of {state['model']}, though it says so; train it anew"
-        ) from None
-    return state["name"], network.eval()
+    return state["name"], restore_network(state, path)
 
 
 def find_weights(arguments: argparse.Namespace) -> Path:

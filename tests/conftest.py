@@ -18,6 +18,16 @@ def sample() -> Path:
     return ROOT / "data" / "sample"
 
 
+@pytest.fixture
+def train_set(sample) -> dataset.MNIST:
+    return dataset.MNIST(sample / "train.tar")
+
+
+@pytest.fixture
+def test_set(sample) -> dataset.MNIST:
+    return dataset.MNIST(sample / "test.tar")
+
+
 @pytest.fixture(scope="session")
 def mnist_dir() -> Path:
     """The folder of the whole MNIST's train.tar and test.tar: from MNIST_DIR, or the test is skipped."""

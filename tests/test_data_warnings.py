@@ -9,16 +9,6 @@ from dataset import MNIST
 from support.data_warnings import doubts
 
 
-@pytest.fixture
-def train_set(sample) -> MNIST:
-    return MNIST(sample / "train.tar")
-
-
-@pytest.fixture
-def test_set(sample) -> MNIST:
-    return MNIST(sample / "test.tar")
-
-
 def only(found: list[str]) -> str:
     """The one doubt, in a line."""
     assert len(found) == 1

@@ -18,16 +18,6 @@ from support.archive import write_tar
 from support.container import DataError
 
 
-@pytest.fixture
-def train_set(sample) -> MNIST:
-    return MNIST(sample / "train.tar")
-
-
-@pytest.fixture
-def test_set(sample) -> MNIST:
-    return MNIST(sample / "test.tar")
-
-
 def total(batches: Iterable) -> tuple[int, list[int]]:
     """Number of images, and a label histogram, of all batches."""
     labels = torch.cat([labels for images, labels in batches if images.shape[1:] == (1, 32, 32)])
