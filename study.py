@@ -47,6 +47,7 @@ SEEDS = 10
 CLEAN_IMAGES = 10_000  # as many as the test set holds, so that both figures are equally exact
 GRADIENT_IMAGES = 1_000
 SHIFTS = (1, 2, 3, 4)  # pixels; few of MNIST's digits lose more than a little ink by that
+PATIENCE = 60  # seconds for a run of a killed study to stop, which takes it a step of training, or a second to start
 TURNS = (5, 10, 15, 20, 25)  # degrees; the augmentation turns by up to 20
 
 
@@ -142,6 +143,7 @@ def train_run(argv: list[str]) -> None:
     if not arguments.name:
         raise UserError("--run: expected the arguments that --list prints, with a --name among them")
     place = RunFiles(arguments.name, Path(arguments.output_dir), Path(arguments.checkpoint_dir))
+    checkpoint.wait_until_free(place, PATIENCE)
     arguments.resume = checkpoint.is_unfinished(place.checkpoint)
     if (
         not arguments.resume

@@ -84,15 +84,16 @@ class OurScript:
         options = ["--augment"] if augment else []
         self.arguments = main.parse_arguments(["--model", name, "--batch-size", str(batch_size), *options])
         torch.manual_seed(0)
-        self.training = main.make_training(self.arguments, MODELS[name](), train_set, test_set)
+        network = MODELS[name]().to(train_set.images.device)
+        self.training = main.make_training(self.arguments, network, train_set, test_set)
 
     def epoch(self) -> None:
         main.train_and_test(self.training, 1, self.arguments)
 
     def train_part(self, steps: int) -> None:
         """The first steps of an epoch, or all if it has fewer; shuffling all of its images counts in full."""
-        _, shared, average, optimizer, scheduler, _, batches, _ = self.training
-        main.train(shared, average, islice(batches, steps), optimizer, scheduler)
+        network, average, step, _, scheduler, _, batches, _ = self.training
+        main.train(network, average, islice(batches, steps), step, scheduler)
 
 
 class UsualEpoch:

@@ -9,6 +9,7 @@ It knows nothing of the recipe: what decides whether two runs are the same stand
 
 import re
 import shlex
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -37,6 +38,7 @@ from support.processes import is_first
 
 State = dict[str, Any]
 LARGEST_CHECKPOINT = 2**30  # bytes, unpacked: a thousand times what these networks take
+PAUSE = 0.1  # seconds between two looks at a name that is held
 
 
 class RunFiles(NamedTuple):
@@ -71,9 +73,9 @@ def claim(stack: ExitStack, run: RunFiles) -> None:
     """Make the folders, hold the name in both, clear what a killed run left; `stack` lets go. Raises UserError."""
     for folder in (run.output_dir, run.checkpoint_dir):
         files.make_folder(folder)
-    for path in (run.result(".json"), run.checkpoint):
+    for path, lock in _locks(run).items():
         try:
-            stack.enter_context(files.lock(path.with_name(f".{path.name}.lock")))
+            stack.enter_context(files.lock(lock))
         except files.RunningError:
             raise UserError(
                 f"{printable(path)}: another process is training {run.name} right now\n"
@@ -81,6 +83,18 @@ def claim(stack: ExitStack, run: RunFiles) -> None:
             ) from None
     for path in (run.checkpoint, run.weights, *(run.result(ending) for ending in ENDINGS)):
         files.clear_temporary(path)
+
+
+def wait_until_free(run: RunFiles, patience: float) -> None:
+    """Wait until no other process holds the name, but no longer than so many seconds."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline and any(map(files.is_locked, _locks(run).values())):
+        time.sleep(PAUSE)
+
+
+def _locks(run: RunFiles) -> dict[Path, Path]:
+    """What holds the name, by the files that it is held for."""
+    return {path: path.with_name(f".{path.name}.lock") for path in (run.result(".json"), run.checkpoint)}
 
 
 def find_unfinished(run: RunFiles) -> RunFiles:

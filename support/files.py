@@ -111,6 +111,17 @@ def lock(path: str | Path) -> Iterator[None]:
         file.close()
 
 
+def is_locked(path: str | Path) -> bool:
+    """Whether another process holds `path` as a lock. It must lie in a folder that can be written to."""
+    if not os.path.exists(path):
+        return False
+    try:
+        with lock(path):
+            return False
+    except RunningError:
+        return True
+
+
 def _is_still(path: str | Path, file: BinaryIO) -> bool:
     """Whether the open file is the one that now has that name."""
     try:

@@ -1,6 +1,9 @@
 """Fixtures that all tests share."""
 
 import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -54,3 +57,25 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def as_nobody(tmp_path) -> Callable[[], AbstractContextManager[None]]:
+    """`with as_nobody():` - root may read everything, so be someone else, who may only see the test's folder."""
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        root = os.geteuid() == 0
+        if root:
+            for folder in (tmp_path, *tmp_path.parents):  # pytest keeps these to their owner
+                if folder == Path(tempfile.gettempdir()):
+                    break
+                folder.chmod(0o755)
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            if root:
+                os.seteuid(0)
+
+    return context

@@ -13,8 +13,8 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -725,21 +725,8 @@ def test_a_large_file_in_a_folder(tmp_path) -> None:
     assert "0_0.png: is over 1,048,576 bytes" in refusal(tmp_path)
 
 
-@contextmanager
-def as_nobody(folder: Path) -> Iterator[None]:
-    """Root may read everything: be someone else, who may only see the folder."""
-    root = os.geteuid() == 0
-    if root:
-        for parent in (folder, *folder.parents[:2]):  # pytest keeps these to their owner
-            parent.chmod(0o755)
-        os.seteuid(65534)
-    yield
-    if root:
-        os.seteuid(0)
-
-
 @pytest.mark.skipif(os.name != "posix", reason="needs permissions as POSIX has them")
-def test_what_may_not_be_read(tmp_path) -> None:
+def test_what_may_not_be_read(tmp_path, as_nobody) -> None:
     archive, folder, file, closed = (tmp_path / name for name in ("train.tar", "a", "b/0_0.png", "c/closed"))
     archive.write_bytes(tar(GOOD))
     folder.mkdir()
@@ -748,7 +735,7 @@ def test_what_may_not_be_read(tmp_path) -> None:
     closed.mkdir(parents=True)
     for path in (archive, folder, file, closed):
         path.chmod(0)
-    with as_nobody(tmp_path):
+    with as_nobody():
         assert "Permission denied" in refusal(archive)
         assert "Permission denied" in refusal(folder)
         assert "Permission denied" in refusal(folder / "train.tar")

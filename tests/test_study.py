@@ -6,7 +6,9 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ import study
 from support import checkpoint, jobs
 from support.checkpoint import RunFiles
 from support.command import UserError
+from support.files import lock
 from support.history import METRICS, read_history
 
 ROOT = Path(study.__file__).parent
@@ -358,6 +361,30 @@ def test_when_the_study_ends_its_runs_end_and_the_same_command_goes_on(sample, t
     history = torch.load(checkpoint, weights_only=True)["history"]
     assert len(history["train_loss"]) > done
     assert len(history["gradient_norm_c1"]) == len(history["train_loss"])
+
+
+def test_a_run_waits_for_one_of_its_name_that_is_still_stopping(small, tmp_path):
+    """As a killed study's runs do while the same command is typed again; one that stays is named in the end."""
+    argv = ["--model", "mlp", "--epochs", "1", "--data-dir", str(small), "--name", "run", "--threads", "1"]
+    argv += ["--output-dir", str(tmp_path), "--checkpoint-dir", str(tmp_path)]
+    with ExitStack() as holder:
+        holder.enter_context(lock(tmp_path / ".run.pt.lock"))
+        timer = threading.Timer(1, holder.close)
+        timer.start()
+        study.train_run(argv)
+        timer.join()
+    assert (tmp_path / "run.json").exists()
+
+
+def test_a_run_waits_no_longer_than_it_says(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "PATIENCE", 0.3)
+    argv = ["--model", "mlp", "--epochs", "1", "--data-dir", str(small), "--name", "run"]
+    argv += ["--output-dir", str(tmp_path), "--checkpoint-dir", str(tmp_path)]
+    with (
+        lock(tmp_path / ".run.json.lock"),
+        pytest.raises(UserError, match=r"run\.json: another process is training run"),
+    ):
+        study.train_run(argv)
 
 
 def test_the_printed_lines_train_their_runs(small, tmp_path):
