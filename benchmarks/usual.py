@@ -55,7 +55,7 @@ def usual_network(name: str) -> nn.Module:
     """The network of that name (lenet, mlp, lenet_bn), with the layers in the order in which they are usually drawn."""
     if name == "mlp":
         sizes = [32 * 32, 44, 120, 84]
-        layers = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.SiLU())]
+        layers = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
         return nn.Sequential(nn.Flatten(), *layers, nn.Linear(84, 10))
     norm2d, norm1d = (nn.BatchNorm2d, nn.BatchNorm1d) if name == "lenet_bn" else (lambda n: nn.Identity(),) * 2
     return nn.Sequential(
