@@ -42,11 +42,11 @@ from support.command import (
     signals_leave_word,
     warn,
 )
+from support.cuda_graphs import ReplayedStep, Step
 from support.data_warnings import doubts
 from support.divergence import check_finite
 from support.download import Source, find_data
 from support.fast_layers import use_fast_layers
-from support.graphs import ReplayedStep, Step
 from support.history import History, epochs_done
 from support.layer_table import check_logits, describe
 from support.observer import Observer
@@ -314,7 +314,7 @@ def settings_of(arguments: argparse.Namespace, data: str) -> History:
 def open_run(stack: ExitStack, arguments: argparse.Namespace, record: History) -> tuple[RunFiles, State | None]:
     """Hold the run's name, and read what --resume goes on from. Raises UserError where something would be lost."""
     place = RunFiles(record["name"], Path(arguments.output_dir), Path(arguments.checkpoint_dir))
-    if arguments.resume:
+    if arguments.resume and not arguments.name:
         place = checkpoint.find_unfinished(place)
     if arguments.dry_run:
         checkpoint.check_folders(place)

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from support.axes import figure_name, model_order, readable
-from support.history import SETTINGS, History, Run, epochs_done
+from support.history import RECIPE, SETTINGS, History, Run, epochs_done
 
 Groups = dict[Any, list[Run]]
 
 # What the runs of one line share, besides model and augmentation; what differs is written into the line's label.
 SHARED = [name for name in SETTINGS if name not in ("model", "augment", "seed")]
-SHARED += ["parameters", "optimizer", "momentum", "warm_up", "fall", "averaging", "train_sha256"]
+SHARED += [*RECIPE, "parameters", "train_sha256"]
 
 
 def configuration(run: Run) -> tuple[str, bool]:

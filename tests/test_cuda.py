@@ -13,7 +13,7 @@ from torch import nn
 
 import main
 from model import MODELS, CustomMLP
-from support.graphs import LAUNCHED, ReplayedStep
+from support.cuda_graphs import LAUNCHED, ReplayedStep
 from support.observer import Observer
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -367,6 +367,8 @@ def test_resume_finds_the_run_by_everything_but_its_epochs_and_keeps_its_name(sm
     assert start("--epochs", "8", "--resume").status == 0, "the one that is named is meant"
     error = refused(start("--epochs", "9", "--resume", "--lr", "0.01"))
     assert "nothing to resume" in error, "another rate is another run"
+    error = refused(start("--epochs", "10", "--resume", "--name", "mlp-small_epochs10"))
+    assert "mlp-small_epochs10.pt: not found" in error, "a name that was given is meant as it stands"
 
 
 # --- what a finished run has left ------------------------------------------------------------------------------------

@@ -213,6 +213,8 @@ def test_the_history_holds_configuration_and_figures(finished):
     }
     found = {key: record[key].split("+")[0] if key == "torch_version" else record[key] for key in expected}
     assert found == expected | {"torch_version": torch.__version__.split("+")[0]}
+    fields = list(record)
+    assert tuple(fields[fields.index("seed") + 1 : fields.index("parameters")]) == history.RECIPE
     assert "momentum" in record
     assert not {"rotation", "translation", "smallest_crop", "weakest", "strongest"} & set(record), "not augmented"
     for metric in history.METRICS:
