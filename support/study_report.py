@@ -514,7 +514,7 @@ def gradients_section(groups: Groups) -> list[str]:
         ),
         text(
             f"With batch normalization ‖g‖·‖W‖ is, as a multiple of that without, {'; '.join(sentences)}.",
-            "It describes these runs; it is no cause of anything, and says nothing of other layers, recipes or depths.",
+            "It describes these runs; it shows no cause, and says nothing of other layers, recipes or depths.",
         ),
     ]
 
@@ -706,5 +706,5 @@ def limits_section(groups: Groups, found: list[Difference]) -> list[str]:
     if len(unequal) > len(equal):
         open_ones = [one.comparison.name for one in unequal if one not in equal]
         items.append(f"No equality where no difference is shown: {listed(open_ones)}.")
-    items.append("Single entries of the unadjusted tables: of twenty such intervals one misses its value by chance.")
+    items.append("Single entries of the unadjusted tables: of twenty such intervals one misses its value on average.")
     return ["## What does not follow", bullets(items)]
