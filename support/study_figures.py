@@ -154,7 +154,7 @@ def draw_forest(axes: Axes, found: list[Difference], metric: str) -> None:
         if clipped:
             side = 1 if one.paired.value > 0 else -1
             axes.plot(side * limit * 0.97, row, ">" if side > 0 else "<", color=color, markersize=6)
-            words = f"{factor * one.paired.value:+.{2 if factor > 1 else 4}f}"
+            words = f"{factor * one.paired.value:+z.{2 if factor > 1 else 4}f}"
             axes.text(
                 side * limit * 0.9, row, words, ha="right" if side > 0 else "left", va="center", fontsize=look.SMALL
             )

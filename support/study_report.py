@@ -126,13 +126,13 @@ def name_of(key: Configuration) -> str:
 
 def with_interval(estimate: Estimate, metric: str = "accuracy") -> str:
     factor, digits, _ = UNITS[metric]
-    low, high = (f"{factor * value:+.{digits}f}" for value in (estimate.low, estimate.high))
-    return f"{factor * estimate.value:+.{digits}f} [{low}, {high}]"
+    low, high = (f"{factor * value:+z.{digits}f}" for value in (estimate.low, estimate.high))
+    return f"{factor * estimate.value:+z.{digits}f} [{low}, {high}]"
 
 
 def interval(ends: tuple[float, float], metric: str = "accuracy") -> str:
     factor, digits, _ = UNITS[metric]
-    return f"[{factor * ends[0]:+.{digits}f}, {factor * ends[1]:+.{digits}f}]"
+    return f"[{factor * ends[0]:+z.{digits}f}, {factor * ends[1]:+z.{digits}f}]"
 
 
 def p_value(p: float) -> str:
@@ -362,7 +362,7 @@ def speed_section(groups: Groups) -> list[str]:
     for name, pair in compared.items():
         found = [results.paired(groups, *pair, values) for values in measures.values()]
         if any(found):
-            cells = [f"{one.value:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" if one else "-" for one in found]
+            cells = [f"{one.value:+z.2f} [{one.low:+z.2f}, {one.high:+z.2f}]" if one else "-" for one in found]
             lines.append([name, *cells])
     if not lines:
         return ["## Speed of learning", speed_table(rows)]
@@ -458,9 +458,9 @@ def all_epochs(values: np.ndarray) -> np.ndarray:
 
 def points(values: np.ndarray) -> str:
     if len(values) < 2:
-        return f"{100 * values.mean():+.2f}"
+        return f"{100 * values.mean():+z.2f}"
     found = mean_interval(100 * values)
-    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+    return f"{found.value:+z.2f} [{found.low:+z.2f}, {found.high:+z.2f}]"
 
 
 def train_test_sentence(key: Configuration, group: list[results.Run]) -> str:
@@ -469,10 +469,10 @@ def train_test_sentence(key: Configuration, group: list[results.Run]) -> str:
     if not above.any():
         return f"{start}."
     mean = {name: 100 * values[above].mean() for name, values in parts.items()}
-    images = f"{mean['images']:+.2f} from harder images, " * key[1]
+    images = f"{mean['images']:+z.2f} from harder images, " * key[1]
     return (
-        f"{start}; in these, by {mean['total']:+.2f} points in the mean: {mean['weights']:+.2f} from moving weights, "
-        f"{images}{mean['digits']:+.2f} from unseen digits."
+        f"{start}; in these, by {mean['total']:+z.2f} points in the mean: {mean['weights']:+z.2f} from moving weights, "
+        f"{images}{mean['digits']:+z.2f} from unseen digits."
     )
 
 
@@ -570,7 +570,7 @@ def moved_section(groups: Groups) -> list[str]:
     ]
     if compared:
         lines = [
-            [move_name(move), *(f"{100 * one[place].value:+.2f} ± {half(one[place]):.2f}" for one in compared.values())]
+            [move_name(move), *(f"{100 * one[place].value:+z.2f} ± {half(one[place]):.2f}" for one in compared.values())]
             for place, move in enumerate(("", *MOVES))
         ]
         caption = (
@@ -614,7 +614,7 @@ def moved_sentence(name: str, found: list[Estimate]) -> str:
         words.append("it holds 0 for the others" if words else "every interval holds 0")
     largest = max(range(len(MOVES)), key=lambda place: abs(found[1 + place].value))
     size = (
-        f"the largest difference is {100 * found[1 + largest].value:+.2f} points, of digits {move_name(MOVES[largest])}"
+        f"the largest difference is {100 * found[1 + largest].value:+z.2f} points, of digits {move_name(MOVES[largest])}"
     )
     return f"{name}: {'; '.join(words)}; {size}."
 
