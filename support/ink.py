@@ -167,7 +167,12 @@ def find_sheets(picture: Image.Image) -> list[Sheet]:
     innermost = [
         one for one in found if not any(other.sum() < one.sum() and not (other & ~one).any() for other in found)
     ]
-    return [_cut_out(picture, mask) for mask in innermost if mask.mean() < 0.9] or [_whole(picture)]
+    return [_cut_out(picture, mask) for mask in innermost if not _fills(mask)] or [_whole(picture)]
+
+
+def _fills(mask: np.ndarray) -> bool:
+    """Whether a sheet (h, w) is all of the picture, or all less what runs out of it: that reaches its four sides."""
+    return bool(mask.mean() > 0.9 or all(side.any() for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1])))
 
 
 def _smooth(picture: Image.Image) -> np.ndarray:
@@ -183,7 +188,7 @@ def _surrounds_something(region: np.ndarray, filled: np.ndarray) -> bool:
     """Whether the larger part is paper, and what it surrounds is not small against it."""
     if region.sum() < 0.4 * filled.sum():
         return False
-    holes, _ = ndimage.label(filled & ~region)
+    holes, _ = ndimage.label(ndimage.binary_opening(filled & ~region, iterations=2))  # edges of ink are 5 pixels wide
     sides = [max(part.stop - part.start for part in box) for box in ndimage.find_objects(holes)]
     return max(sides, default=0) > max(0.15 * min(region.shape), 8)
 
@@ -353,7 +358,8 @@ def _large_areas(signal: np.ndarray) -> np.ndarray:
 
     A morphological opening: what a square of a third of the picture's side fits into stays, the rest is levelled. Then
     a reconstruction from the edge inwards: what does not hang together with the edge is levelled too, it may be ink.
-    So is what is the lesser part of a figure: a broad stroke.
+    So is what is the lesser part of a figure: a broad stroke. It counts from half of the strongest, because paper
+    whose light was not quite met would make it the larger part.
     """
     picture = Image.fromarray(signal.astype(np.float32))
     coarse = np.asarray(_scale(picture, COARSE, Image.Resampling.BOX)).clip(0)
@@ -363,7 +369,7 @@ def _large_areas(signal: np.ndarray) -> np.ndarray:
     level[1:-1, 1:-1] = 0
     while not np.array_equal(level, grown := np.minimum(ndimage.maximum_filter(level, 3), opened)):
         level = grown
-    area = level > FAINT
+    area = level > max(FAINT, float(level.max()) / 2)
     if area.any():
         figures, count = ndimage.label(coarse > np.median(level[area]) / 2)
         shares = ndimage.mean(area, figures, range(1, count + 1))
@@ -436,6 +442,14 @@ class Figure:
             max(self.top, other.top) - min(self.top + self.height, other.top + other.height),
         )
 
+    def gap(self, other: "Figure") -> float:
+        """Pixels between the ink of the two."""
+        both = _union(self, other)
+        left, top = other.left - both.left, other.top - both.top
+        place = (slice(top, top + other.height), slice(left, left + other.width))
+        theirs = _put(other.mask, place, both.mask.shape)
+        return float(ndimage.distance_transform_edt(~(both.mask & ~theirs))[theirs].min()) - 1
+
 
 GRAIN = 2  # pixels: ink is connected across gaps up to this
 SPECK = 0.02  # of the largest piece: what is smaller is dust or noise
@@ -445,7 +459,7 @@ MOST_PIECES = 50  # the largest are enough: the digits are among them, or there 
 
 def figures_on(sheet: Sheet) -> list[Figure]:
     """What may be digits on a sheet, the largest first, in its pixels. Raises PictureError if there is none."""
-    signal = ink_signal(sheet)
+    signal = _ink_not_paper(ink_signal(sheet), sheet)
     possible = sheet.inside.copy()
     mask = np.zeros_like(possible)
     light_on_dark = False
@@ -474,6 +488,24 @@ def figures_on(sheet: Sheet) -> list[Figure]:
     if not light_on_dark:
         mask = mask & ~_faint_holes(mask, signal)
     return _join(_pieces(mask, sheet.inside))
+
+
+def _ink_not_paper(signal: np.ndarray, sheet: Sheet) -> np.ndarray:
+    """The signal (H, W), turned round where a digit that fills the picture was taken for its paper.
+
+    Then what stands out lies in the picture's corners, three at least, and is nowhere to be read but along the edge.
+    """
+    if not sheet.whole:
+        return signal
+    some = (slice(None, None, 4), slice(None, None, 4))  # are enough to say where ink begins
+    mask = signal > _threshold(signal[some], sheet.inside[some])
+    corners = [mask[rows, columns].mean() > 0.5 for rows in CORNERS for columns in CORNERS]
+    if sum(corners) < 3 or any(figure.side >= LEGIBLE and not figure.on_edge for figure in _pieces(mask, sheet.inside)):
+        return signal
+    return np.median(signal[mask]) - signal
+
+
+CORNERS = (slice(0, 8), slice(-8, None))  # pixels: what is so near to two sides of a picture is its corner
 
 
 def _faint_holes(mask: np.ndarray, signal: np.ndarray) -> np.ndarray:
@@ -598,13 +630,14 @@ def _belong_together(one: Figure, other: Figure) -> bool:
         return False
     narrow, wide = sorted((one.width, other.width))
     low, high = sorted((one.height, other.height))
-    if low > 0.6 * high and across > -0.2 * narrow:
-        return False  # side by side, both tall
+    if low > 0.6 * high and across > -0.2 * narrow:  # side by side, both tall: two digits, or an open 4
+        return one.gap(other) < OPEN * min(stroke_width(one.mask), stroke_width(other.mask))
     both_whole = all(figure.height > 0.9 * figure.width for figure in (one, other))
     return not (both_whole and narrow > 0.5 * wide and low > 0.6 * high and down > -0.2 * low)  # one above the other
 
 
 CLOSE = 0.15  # of the larger one's side
+OPEN = 0.5  # of a stroke's thickness: whose ink is nearer, they were to touch
 
 
 def _union(one: Figure, other: Figure) -> Figure:

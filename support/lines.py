@@ -17,6 +17,7 @@ MOST_PIECES = 12  # that are searched, the largest first
 LOOKED_AT = 160  # pixels of the longer side of a piece while lines are looked for in it
 STEEPEST = 0.2  # of a line against the picture's sides: 11 degrees
 SPAN = 0.6  # of the piece's side: what is shorter is no line
+END = 0.1  # of the piece's side: so long is what shows of a line beyond the stroke that stands on it
 FULL = 0.85  # of a line's pixels are ink; the rest are gaps
 MOSTLY_THIN = 0.5  # of a line's pixels no stroke crosses
 SLENDER = 10  # times as long as thick is a line at least
@@ -26,6 +27,7 @@ LONG = 1.8  # times as long as the rest of a tightly cut digit is large are none
 MANY = 3  # so many lines from edge to edge are no digit
 DASHES = 6  # so many make a broken line
 SHORTEST_DASH = 5  # pixels
+LONGEST_DASH = 0.25  # of the longer side of the sheet: what is longer is a line, whole already
 EIGHT = np.ones((3, 3), bool)  # pixels that touch at a corner hang together
 
 
@@ -82,10 +84,11 @@ def _bridge_dashes(mask: np.ndarray) -> np.ndarray:
     """A mask (H, W) with the gaps of broken lines filled, where there are many short straight pieces."""
     boxes = ndimage.find_objects(ndimage.label(mask, EIGHT)[0])
     sides = np.array([[part.stop - part.start for part in box] for box in boxes]).reshape(-1, 2)
-    dashes = (sides.max(1) >= 2 * sides.min(1)) & (sides.max(1) >= SHORTEST_DASH)
+    longer, shorter = sides.max(1), sides.min(1)
+    dashes = (longer >= 2 * shorter) & (longer >= SHORTEST_DASH) & (longer <= LONGEST_DASH * max(mask.shape))
     if dashes.sum() < DASHES:
         return mask
-    reach = math.ceil(np.median(sides.max(1)[dashes]) / 4)  # gaps up to half of a dash
+    reach = math.ceil(np.median(longer[dashes]) / 4)  # gaps up to half of a dash
     padded = np.pad(mask, reach)
     return ndimage.binary_closing(padded, EIGHT, iterations=reach)[reach:-reach, reach:-reach]
 
@@ -161,6 +164,7 @@ def _straight(mask: np.ndarray) -> list[np.ndarray]:
     length = max(round(SPAN * width), 8)
     if length > width:
         return []
+    short = max(round(END * width), 4)
     thickness = _run_lengths(mask)
     thin = mask & (thickness <= max(THIN * max(height, width), 2))
     found = np.zeros_like(mask)
@@ -171,13 +175,12 @@ def _straight(mask: np.ndarray) -> list[np.ndarray]:
         rows = rows[thin[rows, columns].sum(1) >= MOSTLY_THIN * length]
         if not len(rows):
             continue
-        level = mask[rows, columns]
+        level, slim = mask[rows, columns], thin[rows, columns]
         full = _windows(level, length) >= FULL * length
-        full &= _windows(thin[rows, columns], length) >= MOSTLY_THIN * length
-        marks = np.zeros((len(full), width + 1), np.int32)  # a window that is full marks all its pixels
-        marks[:, : full.shape[1]] += full
-        marks[:, length:] -= full
-        y, x = ((np.cumsum(marks, axis=1)[:, :width] > 0) & level).nonzero()
+        full &= _windows(slim, length) >= MOSTLY_THIN * length
+        # a stroke that stands on one end of a line leaves no window there but a short one beyond it
+        goes_on = (_windows(slim, short) >= FULL * short) & full.any(1, keepdims=True)
+        y, x = ((_covered(full, width) | _covered(goes_on, width)) & level).nonzero()
         found[rows[y, x], x] = True
     numbers, count = ndimage.label(ndimage.binary_dilation(found, np.ones((3, 9), bool)), EIGHT)  # across gaps
     lines = []
@@ -197,6 +200,15 @@ def _windows(level: np.ndarray, length: int) -> np.ndarray:
     sums = np.zeros((len(level), level.shape[1] + 1), np.int32)
     np.cumsum(level, axis=1, out=sums[:, 1:])
     return sums[:, length:] - sums[:, :-length]
+
+
+def _covered(full: np.ndarray, width: int) -> np.ndarray:
+    """The pixels of the windows that are full, bool (h, windows): bool (h, width)."""
+    marks = np.zeros((len(full), width + 1), np.int32)
+    length = width + 1 - full.shape[1]
+    marks[:, : full.shape[1]] += full
+    marks[:, length:] -= full
+    return np.cumsum(marks, axis=1)[:, :width] > 0
 
 
 def _run_lengths(mask: np.ndarray) -> np.ndarray:

@@ -570,8 +570,8 @@ def moved_section(groups: Groups) -> list[str]:
     ]
     if compared:
         lines = [
-            [move_name(move), *(f"{100 * one[place].value:+z.2f} ± {half(one[place]):.2f}" for one in compared.values())]
-            for place, move in enumerate(("", *MOVES))
+            [move_name(move), *(f"{100 * one.value:+z.2f} ± {half(one):.2f}" for one in ones)]
+            for move, ones in zip(("", *MOVES), zip(*compared.values(), strict=True), strict=True)
         ]
         caption = (
             "Differences in points, paired by seed: mean, and half the width of its 95 % interval, not adjusted for "
@@ -614,7 +614,8 @@ def moved_sentence(name: str, found: list[Estimate]) -> str:
         words.append("it holds 0 for the others" if words else "every interval holds 0")
     largest = max(range(len(MOVES)), key=lambda place: abs(found[1 + place].value))
     size = (
-        f"the largest difference is {100 * found[1 + largest].value:+z.2f} points, of digits {move_name(MOVES[largest])}"
+        f"the largest difference is {100 * found[1 + largest].value:+z.2f} points, "
+        f"of digits {move_name(MOVES[largest])}"
     )
     return f"{name}: {'; '.join(words)}; {size}."
 

@@ -157,6 +157,7 @@ def surrounded() -> dict[str, Image.Image]:
     table = [(0, 110, 500, 110), (0, 400, 500, 400), (120, 0, 120, 500), (390, 0, 390, 500)]
     squares = [(0, k, 500, k) for k in range(15, 500, 70)] + [(k, 0, k, 500) for k in range(35, 500, 70)]
     ruled = [(0, y, 500, y + 20) for y in (60, 225, 360, 490)]  # one through it, one through its foot
+    closely_ruled = [(0, y, 500, y + 20) for y in range(-10, 500, 55)]
     return {
         "in a frame": with_lines(*cell),
         "in a heavy frame": with_lines(*cell, width=12, shade=0),
@@ -166,6 +167,7 @@ def surrounded() -> dict[str, Image.Image]:
         "on squared paper": with_lines(*squares, width=2, shade=120),
         "on squared paper, turned": with_lines(*squares, width=2).rotate(2, fillcolor=255),
         "on ruled paper": with_lines(*ruled, width=3),
+        "on closely ruled paper": with_lines(*closely_ruled, width=3),
         "underlined": with_lines((90, 375, 420, 385), width=10, shade=0),
         "underlined, touching": with_lines((90, 345, 420, 345), width=8, shade=0),
         "between heavy lines": with_lines((0, 30, 500, 30), (0, 470, 500, 470), width=14, shade=0),
@@ -210,6 +212,19 @@ def test_strokes_that_cross_a_line_stay_whole():
     assert not rest[:, 270:].any()
 
 
+def test_line_is_found_up_to_the_end_on_which_a_stroke_stands():
+    image = Image.new("1", (512, 512))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((90, 130, 310, 360), fill=1)
+    draw.ellipse((140, 180, 260, 300), fill=0)
+    draw.line((40, 350, 420, 352), fill=1, width=11)
+    mask = np.asarray(image)
+    taken = lines.find_lines(mask, np.ones_like(mask))
+    assert taken[350, 40:120].all()
+    assert taken[350, 280:420].all()
+    assert not taken[:340].any()
+
+
 @pytest.mark.parametrize("kind", painter.KINDS)
 def test_painted_digits_are_found_in_each_kind_of_picture(kind, sample):
     """What is found is as large as what was painted: no frame, no line, no paper in it."""
@@ -235,6 +250,40 @@ def test_the_small_loop_of_a_broad_brush_is_kept_open():
     assert painter.holes(figure) == 2  # the loop, and all that lies outside
 
 
+def test_digit_that_fills_the_picture_is_not_its_paper():
+    image = Image.new("RGB", (120, 512), (230, 190, 200))
+    ImageDraw.Draw(image).rounded_rectangle((8, 22, 140, 497), 58, fill=(70, 90, 40))
+    figure = ink.find_figures(ink.flatten(image))[0]
+    assert figure.box == pytest.approx((8, 22, 120, 498), abs=4)
+
+
+@pytest.mark.parametrize("seed", [17, 45])
+def test_broad_stroke_at_the_edge_is_no_shadow(seed):
+    """Of a 2 that a marker wrote on a picture which ends where it does."""
+    two = Image.new("L", (28, 28))
+    ImageDraw.Draw(two).line([(8, 7), (18, 8), (8, 20), (20, 20)], fill=255, width=3)
+    picture = ink.flatten(Image.open(painter.cut_tightly(np.asarray(two), np.random.default_rng(seed))))
+    assert ink.find_figures(picture)[0].mask.mean() > 0.6
+
+
+def test_paper_with_a_stroke_at_the_edge_is_no_sheet_without_it():
+    image = Image.new("L", (400, 500), 90)
+    draw = ImageDraw.Draw(image)
+    draw.polygon([(120, 0), (400, 0), (400, 140)], fill=200)
+    draw.line((80, 180, 280, 220, 300, 380, 60, 440), fill=200, width=40, joint="curve")
+    assert [sheet.whole for sheet in ink.find_sheets(ink.flatten(image))] == [True]
+
+
+def test_paper_that_strokes_cut_off_is_no_sheet_for_its_grain():
+    image = Image.new("L", (400, 500), 90)
+    draw = ImageDraw.Draw(image)
+    draw.line((0, 250, 400, 250), fill=200, width=60)
+    draw.line((150, 250, 150, 500), fill=200, width=60)
+    for y in range(300, 400, 10):  # a row of specks
+        draw.rectangle((250, y, 253, y + 5), fill=70)
+    assert [sheet.whole for sheet in ink.find_sheets(ink.flatten(image))] == [True]
+
+
 # --- several figures --------------------------------------------------------------------------------------------------
 
 
@@ -248,6 +297,15 @@ def test_broken_digit_is_one_figure_and_separate_digits_are_several():
     pair.paste(drawn(4), (0, 0))
     pair.paste(drawn(7), (300, 0))
     assert len(ink.find_figures(ink.flatten(pair))) == 2
+
+
+@pytest.mark.parametrize(("gap", "figures"), [(4, 1), (16, 2)])
+def test_open_four_is_one_figure_if_its_strokes_nearly_touch(gap, figures):
+    image = Image.new("L", (300, 300), 255)
+    draw = ImageDraw.Draw(image)
+    draw.line((80, 60, 80, 170, 180, 170), fill=0, width=16)
+    draw.line((189 + gap, 60, 189 + gap, 240), fill=0, width=16)
+    assert len(ink.find_figures(ink.flatten(image))) == figures
 
 
 def test_close_neighbours_stay_apart():
