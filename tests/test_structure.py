@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,9 @@ def test_public_functions_of_the_story_say_what_they_take_and_return(name) -> No
     for function in (node for node in SOURCES[name].body if isinstance(node, ast.FunctionDef)):
         hints = [argument.annotation for argument in (*function.args.args, *function.args.kwonlyargs)]
         assert all([*hints, function.returns]), function.name
+
+
+def test_no_module_hides_a_package_that_is_installed() -> None:
+    """The folder of a script comes first on Python's path: benchmarks/cuda.py would be what torch imports as cuda."""
+    ours = {path.stem for folder in ("", "benchmarks", "tests") for path in (ROOT / folder).glob("*.py")}
+    assert not ours & (set(packages_distributions()) | sys.stdlib_module_names)

@@ -1,6 +1,6 @@
 """How fast training is on a GPU: whole runs by the README's commands, and a step replayed against the same launched.
 
-    python benchmarks/cuda.py --data-dir data --json benchmarks/cuda.json
+    python benchmarks/gpu.py --data-dir data --json benchmarks/gpu.json
 
 runs   each network's 50 epochs: the sum of the epochs' seconds, train and test, as the history has them; seconds from
        the command to its end; what the last epoch's test says
