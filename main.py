@@ -14,7 +14,6 @@ import copy
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +41,7 @@ from support.command import (
     signals_leave_word,
     warn,
 )
-from support.cuda_graphs import ReplayedStep, Step
+from support.cuda_graphs import Replayed, replayable
 from support.data_warnings import doubts
 from support.divergence import check_finite
 from support.download import Source, find_data
@@ -76,20 +75,23 @@ DEFAULTS |= {"classes": CLASSES, "seed": 0}  # a run's name says what differs fr
 
 
 def train(
-    network: nn.Module, average: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], step: Step, scheduler: LRScheduler
+    network: nn.Module,
+    average: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
 ) -> tuple[float, float]:
     """Train one epoch; return the mean loss (nats) and the accuracy, measured while the weights change.
 
     batches: images (B, 1, 32, 32) and labels (B,), as a DataLoader gives them, on the network's device. average: moves
-    towards `network` at every step, see `move_average`. step: `train_step` of the network and its optimizer.
-    scheduler: stepped once a batch. Raises DivergedError.
+    towards `network` at every step, see `move_average`. scheduler: stepped once a batch. Raises DivergedError.
     """
     network.train()
     losses: list[Tensor] = []
     correct: list[Tensor] = []
     count = 0
     for images, labels in progress(batches, show=processes.is_first()):
-        loss, logits = step(images, labels)
+        loss, logits = train_step(network, optimizer, images, labels)
         scheduler.step()
         move_average(average, network, step=scheduler.last_epoch)
         losses.append(loss * len(labels))  # not `.item()`: reading it makes the CPU wait for the GPU
@@ -100,6 +102,7 @@ def train(
     return mean_loss, accuracy
 
 
+@replayable
 def train_step(network: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """One step down the gradient of the batch's mean loss; return that loss and the logits, both of before it."""
     logits = network(images)
@@ -183,8 +186,8 @@ class Training(NamedTuple):
     """What an epoch changes, and what it reads."""
 
     network: nn.Module
+    shared: nn.Module  # the same network, as several processes train it together, or a GPU replays it
     average: nn.Module
-    step: Step
     optimizer: Optimizer
     scheduler: LRScheduler
     train_set: MNIST
@@ -259,22 +262,21 @@ def make_training(arguments: argparse.Namespace, network: nn.Module, train_set: 
     optimizer = torch.optim.SGD(network.parameters(), arguments.lr, **sgd)
     scheduler = make_scheduler(optimizer, len(batches) * arguments.epochs)
     average, shared = copy.deepcopy(network), processes.share_network(network, batches)
-    step: Step = partial(train_step, shared, optimizer)
     if type(shared) in (LeNet5, CustomMLP):  # not a network of your own, which may do anything
-        step = ReplayedStep(step, optimizer)
+        shared = Replayed(shared)
     processes.keep_freed_memory()
-    return Training(network, average, step, optimizer, scheduler, train_set, batches, test_set)
+    return Training(network, shared, average, optimizer, scheduler, train_set, batches, test_set)
 
 
 def train_and_test(training: Training, epoch: int, arguments: argparse.Namespace) -> dict[str, float]:
     """One epoch, counted from 1; its figures by their names in `history.LISTS`. Raises DivergedError."""
-    network, average, step, _, scheduler, train_set, batches, test_set = training
+    network, shared, average, optimizer, scheduler, train_set, batches, test_set = training
     started, rate = time.perf_counter(), scheduler.get_last_lr()[0]
     # anew for each epoch and process, so that an epoch draws the same whatever ran before it
     torch.manual_seed(seed_of(DRAWS, arguments.seed, epoch, processes.rank()))
     batches.epoch = epoch
     train_set.augment = AUGMENT if arguments.augment else False
-    train_loss, train_accuracy = train(network, average, batches, step, scheduler)
+    train_loss, train_accuracy = train(shared, average, batches, optimizer, scheduler)
     train_set.augment = False
     complete_average(average, network, train_set)
     test_loss, test_accuracy = test(average, test_set)
@@ -330,7 +332,7 @@ def open_run(stack: ExitStack, arguments: argparse.Namespace, record: History) -
 def dry_run(training: Training, record: History) -> History:
     """One step of training, of which nothing is kept."""
     first = islice(training.batches, 1)
-    train(training.network, training.average, first, training.step, training.scheduler)
+    train(training.shared, training.average, first, training.optimizer, training.scheduler)
     if processes.is_first():
         say(f"dry run: 1 of {len(training.batches)} steps of an epoch works; nothing was written")
     return record

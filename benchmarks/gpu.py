@@ -58,15 +58,16 @@ def measure_steps(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
     for name, augment in CONFIGURATIONS:
         training = OurScript(name, augment, train_set, train_set, batch_size).training
         train_set.augment = main.AUGMENT if augment else False
-        ways = {"replayed": training.step, "launched": training.step.step}
+        ways = {"replayed": training.shared, "launched": training.network}
 
-        def train(step: main.Step, training: main.Training = training) -> None:
-            main.train(training.network, training.average, islice(training.batches, STEPS), step, training.scheduler)
+        def train(network: torch.nn.Module, training: main.Training = training) -> None:
+            batches = islice(training.batches, STEPS)
+            main.train(network, training.average, batches, training.optimizer, training.scheduler)
 
         times = {kind: [] for kind in ways}
         for _ in range(1 + rounds):
-            for kind, step in ways.items():
-                times[kind].append(seconds(lambda step=step, train=train: train(step)) / STEPS)
+            for kind, network in ways.items():
+                times[kind].append(seconds(lambda network=network, train=train: train(network)) / STEPS)
         replayed, launched = times["replayed"][1:], times["launched"][1:]  # the first round warms up
         rows.append(
             {

@@ -93,8 +93,8 @@ class OurScript:
 
     def train_part(self, steps: int) -> None:
         """The first steps of an epoch, or all if it has fewer; shuffling all of its images counts in full."""
-        network, average, step, _, scheduler, _, batches, _ = self.training
-        main.train(network, average, islice(batches, steps), step, scheduler)
+        _, shared, average, optimizer, scheduler, _, batches, _ = self.training
+        main.train(shared, average, islice(batches, steps), optimizer, scheduler)
 
 
 class UsualEpoch:

@@ -4,7 +4,6 @@ import copy
 import json
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,8 @@ import torch
 from torch import nn
 
 import main
-from model import MODELS, CustomMLP
-from support.cuda_graphs import LAUNCHED, ReplayedStep
+from model import MODELS, CustomMLP, LeNet5
+from support.cuda_graphs import LAUNCHED, Replayed, replayable
 from support.observer import Observer
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -32,17 +31,26 @@ def on_gpu(name: str) -> nn.Module:
     return MODELS[name]().cuda()
 
 
-def make_step(network: nn.Module) -> tuple[partial, torch.optim.Optimizer]:
-    optimizer = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9, nesterov=True, fused=True)
-    return partial(main.train_step, network, optimizer), optimizer
+def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(network.parameters(), 0.05, momentum=0.9, nesterov=True, fused=True)
 
 
 def test_without_a_gpu_every_step_is_the_one_that_was_given():
-    step = ReplayedStep(lambda images, labels: (images + 1, labels + 1), torch.optim.SGD([torch.zeros(1)], 0.1))
+    step = replayable(lambda network, optimizer, images, labels: (network(images), labels + 1))
+    network = Replayed(nn.ReLU())
     for count in (8, 8, 8, 8, 8, 3):
-        ones, twos = step(torch.zeros(count), torch.ones(count))
-        assert ones.tolist() == [1.0] * count
+        zeros, twos = step(network, torch.optim.SGD([torch.zeros(1)], 0.1), -torch.ones(count), torch.ones(count))
+        assert zeros.tolist() == [0.0] * count
         assert twos.tolist() == [2.0] * count
+    assert network.graph is None
+
+
+def test_a_network_that_is_replayed_is_the_network():
+    network = LeNet5()
+    replayed, images = Replayed(network), torch.randn(2, 1, 32, 32)
+    assert list(replayed.parameters()) == list(network.parameters())
+    assert torch.equal(replayed(images), network(images))
+    assert not replayed.eval().network.training
 
 
 @needs_gpu
@@ -50,19 +58,18 @@ def test_without_a_gpu_every_step_is_the_one_that_was_given():
 def test_steps_replayed_equal_steps_launched(name):
     """Full batches and smaller ones between them, at a rate that changes; the optimizer's numbers stay numbers."""
     found = []
-    for replayed in (False, True):
+    for wrap in (lambda network: network, Replayed):
         network = on_gpu(name).train()
-        step, optimizer = make_step(network)
-        if replayed:
-            step = ReplayedStep(step, optimizer)
+        optimizer, called = make_optimizer(network), wrap(network)
         generator, steps = torch.Generator("cuda").manual_seed(1), []
         for number, count in enumerate((8, 8, 8, 3, 8, 8, 8, 5, 8)):
             optimizer.param_groups[0]["lr"] = 0.05 / (1 + number)
-            loss, logits = step(torch.randn(count, 1, 32, 32, generator=generator, device="cuda"), LABELS[:count])
+            images = torch.randn(count, 1, 32, 32, generator=generator, device="cuda")
+            loss, logits = main.train_step(called, optimizer, images, LABELS[:count])
             steps.append((loss.clone(), logits.clone(), copy.deepcopy(network.state_dict())))
             assert isinstance(optimizer.param_groups[0]["lr"], float)
         found.append((steps, optimizer.state_dict()))
-        assert not replayed or step.graph is not None
+    assert called.graph is not None
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
 
 
@@ -138,12 +145,12 @@ def test_an_epoch_waits_for_the_gpu_once(small, monkeypatch):
     train_set.augment = main.AUGMENT
     ready = list(training.batches)
     for batch in ready[: LAUNCHED + 1]:
-        training.step(*batch)
-    assert training.step.graph is not None
+        main.train_step(training.shared, training.optimizer, *batch)
+    assert training.shared.graph is not None
     torch.cuda.set_sync_debug_mode("error")
     monkeypatch.setattr(main.processes, "mean_over_processes", lambda *_: (0.0, 0.0))
     monkeypatch.setattr(main, "check_finite", lambda *_: None)
     try:
-        main.train(training.network, training.average, ready, training.step, training.scheduler)
+        main.train(training.shared, training.average, ready, training.optimizer, training.scheduler)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -36,12 +36,12 @@ def test_an_epoch_reads_nothing_from_the_device_before_its_end(sample, monkeypat
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         train_set.images, train_set.labels = mode.from_tensor(train_set.images), mode.from_tensor(train_set.labels)
         arguments = main.parse_arguments(["--model", name, "--augment", "--batch-size", "64"])
-        network, average, step, _, scheduler, _, batches, _ = main.make_training(
+        _, shared, average, optimizer, scheduler, _, batches, _ = main.make_training(
             arguments, MODELS[name](), train_set, train_set
         )
         batches.order = lambda: torch.arange(len(train_set))
         with pytest.raises(EpochIsOver):
-            main.train(network, average, batches, step, scheduler)
+            main.train(shared, average, batches, optimizer, scheduler)
 
 
 def test_reading_a_value_of_a_fake_tensor_raises():

@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 import threading
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -100,10 +99,9 @@ def in_order(data: dataset.MNIST, batch_size: int) -> list[tuple[torch.Tensor, t
 
 
 def at_rate(network: nn.Module, rates: list[float], **options: float):
-    """A step of SGD, and a schedule that gives it these rates one by one."""
+    """An optimizer, and a schedule that gives it these rates one by one."""
     optimizer = torch.optim.SGD(network.parameters(), 1.0, **options)
-    step = partial(main.train_step, network, optimizer)
-    return step, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: [*rates, 0.0][step])
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: [*rates, 0.0][step])
 
 
 @pytest.fixture(scope="module")
