@@ -102,7 +102,7 @@ def train(
     return mean_loss, accuracy
 
 
-@replayable
+@replayable  # on a GPU all of it is launched at one go, see support/cuda_graphs.py
 def train_step(network: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """One step down the gradient of the batch's mean loss; return that loss and the logits, both of before it."""
     logits = network(images)

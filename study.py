@@ -47,8 +47,8 @@ SEEDS = 10
 CLEAN_IMAGES = 10_000  # as many as the test set holds, so that both figures are equally exact
 GRADIENT_IMAGES = 1_000
 SHIFTS = (1, 2, 3, 4)  # pixels; few of MNIST's digits lose more than a little ink by that
-PATIENCE = 60  # seconds for a run of a killed study to stop, which takes it a step of training, or a second to start
 TURNS = (5, 10, 15, 20, 25)  # degrees; the augmentation turns by up to 20
+PATIENCE = 60  # seconds for a run of a killed study to stop, which takes it a step of training, or a second to start
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import main  # noqa: E402 - the project's root is not a package
-from benchmarks.throughput import CONFIGURATIONS, OurScript, scratch_run, seconds, table  # noqa: E402
+from benchmarks.throughput import CONFIGURATIONS, OurScript, scratch_run, seconds, table, words  # noqa: E402
 from dataset import MNIST  # noqa: E402
 
 STEPS = 400  # of a round
@@ -33,14 +33,14 @@ def measure_runs(data_dir: Path, epochs: int) -> list[dict]:
     rows = []
     for name, augment in CONFIGURATIONS:
         with tempfile.TemporaryDirectory() as folder:
-            options = ("--device", "cuda", "--epochs", str(epochs), *(["--augment"] if augment else []))
+            options = ("--device", "cuda", "--epochs", str(epochs), *words(name, augment)[1:])
             command = [sys.executable, "main.py", *scratch_run(name, data_dir, folder, *options)]
             whole = seconds(lambda command=command: subprocess.run(command, cwd=ROOT, check=True, capture_output=True))
             (path,) = Path(folder).glob("*.json")
             history = json.loads(path.read_text())
         rows.append(
             {
-                "network": name + (" --augment" if augment else ""),
+                "network": " ".join(words(name, augment)),
                 "epochs": epochs,
                 "training_s": sum(history["seconds"]),
                 "first_epoch_s": history["seconds"][0],
@@ -56,22 +56,17 @@ def measure_steps(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
     train_set = MNIST(data_dir / "train.tar").to("cuda")
     rows = []
     for name, augment in CONFIGURATIONS:
-        training = OurScript(name, augment, train_set, train_set, batch_size).training
+        ours = OurScript(name, augment, train_set, train_set, batch_size)
         train_set.augment = main.AUGMENT if augment else False
-        ways = {"replayed": training.shared, "launched": training.network}
-
-        def train(network: torch.nn.Module, training: main.Training = training) -> None:
-            batches = islice(training.batches, STEPS)
-            main.train(network, training.average, batches, training.optimizer, training.scheduler)
-
+        ways = {"replayed": ours.training.shared, "launched": ours.training.network}
         times = {kind: [] for kind in ways}
         for _ in range(1 + rounds):
             for kind, network in ways.items():
-                times[kind].append(seconds(lambda network=network, train=train: train(network)) / STEPS)
+                times[kind].append(seconds(partial(ours.train_part, STEPS, network)) / STEPS)
         replayed, launched = times["replayed"][1:], times["launched"][1:]  # the first round warms up
         rows.append(
             {
-                "network": name + (" --augment" if augment else ""),
+                "network": " ".join(words(name, augment)),
                 "replayed_ms": 1e3 * statistics.median(replayed),
                 "launched_ms": 1e3 * statistics.median(launched),
                 "speed_up_median_of_ratios": statistics.median(b / a for a, b in zip(replayed, launched, strict=True)),

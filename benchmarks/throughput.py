@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,12 +79,16 @@ def operations_per_image(name: str) -> int:
     return counter.get_total_flops()
 
 
+def words(name: str, augment: bool) -> list[str]:
+    """A configuration as it is typed behind --model."""
+    return [name, "--augment"] if augment else [name]
+
+
 class OurScript:
     """One epoch of `main.py`, as often as wanted."""
 
     def __init__(self, name: str, augment: bool, train_set: MNIST, test_set: MNIST, batch_size: int) -> None:
-        options = ["--augment"] if augment else []
-        self.arguments = main.parse_arguments(["--model", name, "--batch-size", str(batch_size), *options])
+        self.arguments = main.parse_arguments(["--model", *words(name, augment), "--batch-size", str(batch_size)])
         torch.manual_seed(0)
         network = MODELS[name]().to(train_set.images.device)
         self.training = main.make_training(self.arguments, network, train_set, test_set)
@@ -91,10 +96,13 @@ class OurScript:
     def epoch(self) -> None:
         main.train_and_test(self.training, 1, self.arguments)
 
-    def train_part(self, steps: int) -> None:
-        """The first steps of an epoch, or all if it has fewer; shuffling all of its images counts in full."""
+    def train_part(self, steps: int, network: nn.Module | None = None) -> None:
+        """The first steps of an epoch, or all if it has fewer; shuffling all of its images counts in full.
+
+        network: to train in place of the one that main.py trains.
+        """
         _, shared, average, optimizer, scheduler, _, batches, _ = self.training
-        main.train(shared, average, islice(batches, steps), optimizer, scheduler)
+        main.train(network or shared, average, islice(batches, steps), optimizer, scheduler)
 
 
 class UsualEpoch:
@@ -139,7 +147,7 @@ def measure_epochs(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
         row = {key: statistics.median(values) for key, values in figures.items()}
         rows.append(
             {
-                "network": name + (" --augment" if augment else ""),
+                "network": " ".join(words(name, augment)),
                 "ours_s": row["ours"],
                 "usual_s": row["usual"],
                 "usual_workers": usual.workers,
@@ -289,11 +297,11 @@ def measure_memory(data_dir: Path, rounds: int) -> list[dict]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, augment in CONFIGURATIONS:
-            argv = scratch_run(name, data_dir, folder, "--epochs", "1", *(["--augment"] if augment else []))
+            argv = scratch_run(name, data_dir, folder, "--epochs", "1", *words(name, augment)[1:])
             run = f"import sys, torch, torchvision, main\nmain.main(sys.argv[1:])\nprint({PEAK})"
             base = median_of(lambda: run_python(f"import torch, torchvision\nprint({PEAK})")[0], rounds)
             peak = median_of(lambda run=run, argv=argv: run_python(run, *argv)[0], rounds)
-            network = name + (" --augment" if augment else "")
+            network = " ".join(words(name, augment))
             rows.append({"network": network, "imports_mb": base / 1024, "beyond_mb": (peak - base) / 1024})
     return rows
 

@@ -41,7 +41,7 @@ class Replayed(nn.Module):
         super().__init__()
         self.network = network
         self.shape: torch.Size | None = None
-        self.launched = 0
+        self.steps = 0  # on batches of that shape
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -51,10 +51,9 @@ class Replayed(nn.Module):
     def run(self, step: Step, optimizer: Optimizer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """A training step, always the same and by the same optimizer; what it returns, the next one overwrites."""
         self.shape = self.shape or images.shape
-        if not images.is_cuda or images.shape != self.shape:
-            return step(self.network, optimizer, images, labels)
-        if self.launched < LAUNCHED:
-            self.launched += 1
+        fits = images.is_cuda and images.shape == self.shape
+        self.steps += fits
+        if not fits or self.steps <= LAUNCHED:
             return step(self.network, optimizer, images, labels)
         if self.graph is None:
             self.graph = self.capture(step, optimizer, images, labels)

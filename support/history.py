@@ -40,8 +40,15 @@ PACKAGES = ("torch", "torchvision", "numpy", "pillow", "matplotlib")  # whose ve
 SETTINGS = ("model", "data", "augment", "epochs", "batch_size", "lr", "weight_decay", "classes", "seed")
 # The rest of the recipe: constants of the program that trained it.
 RECIPE = (
-    *("optimizer", "momentum", "nesterov", "longest_gradient"),
-    *("warm_up", "longest_warm_up", "fall", "averaging", "statistics"),
+    "optimizer",
+    "momentum",
+    "nesterov",
+    "longest_gradient",
+    "warm_up",
+    "longest_warm_up",
+    "fall",
+    "averaging",
+    "statistics",
 )
 NAMED = {"epochs": "epochs", "batch_size": "batch", "lr": "lr", "weight_decay": "decay", "classes": "classes"}
 ENDINGS = (".npz", ".json", ".png")  # of a result, in the order in which they are written: the picture comes last

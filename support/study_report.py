@@ -126,8 +126,12 @@ def name_of(key: Configuration) -> str:
 
 def with_interval(estimate: Estimate, metric: str = "accuracy") -> str:
     factor, digits, _ = UNITS[metric]
-    low, high = (f"{factor * value:+z.{digits}f}" for value in (estimate.low, estimate.high))
-    return f"{factor * estimate.value:+z.{digits}f} [{low}, {high}]"
+    return bracketed(estimate, factor, digits)
+
+
+def bracketed(estimate: Estimate, factor: float = 1, digits: int = 2) -> str:
+    value, low, high = (f"{factor * one:+z.{digits}f}" for one in (estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]"
 
 
 def interval(ends: tuple[float, float], metric: str = "accuracy") -> str:
@@ -362,8 +366,7 @@ def speed_section(groups: Groups) -> list[str]:
     for name, pair in compared.items():
         found = [results.paired(groups, *pair, values) for values in measures.values()]
         if any(found):
-            cells = [f"{one.value:+z.2f} [{one.low:+z.2f}, {one.high:+z.2f}]" if one else "-" for one in found]
-            lines.append([name, *cells])
+            lines.append([name, *(bracketed(one) if one else "-" for one in found)])
     if not lines:
         return ["## Speed of learning", speed_table(rows)]
     return [
@@ -459,8 +462,7 @@ def all_epochs(values: np.ndarray) -> np.ndarray:
 def points(values: np.ndarray) -> str:
     if len(values) < 2:
         return f"{100 * values.mean():+z.2f}"
-    found = mean_interval(100 * values)
-    return f"{found.value:+z.2f} [{found.low:+z.2f}, {found.high:+z.2f}]"
+    return bracketed(mean_interval(100 * values))
 
 
 def train_test_sentence(key: Configuration, group: list[results.Run]) -> str:
