@@ -171,8 +171,8 @@ def find_sheets(picture: Image.Image) -> list[Sheet]:
 
 
 def _fills(mask: np.ndarray) -> bool:
-    """Whether a sheet (h, w) is all of the picture, or all less what runs out of it: that reaches its four sides."""
-    return bool(mask.mean() > 0.9 or all(side.any() for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1])))
+    """Whether a sheet (h, w) is all of the picture, or all less what runs out of it."""
+    return mask[extent(mask)].size > 0.9 * mask.size
 
 
 def _smooth(picture: Image.Image) -> np.ndarray:
@@ -333,9 +333,17 @@ def _fit_surface(terms: np.ndarray, colours: np.ndarray, surface: np.ndarray, sh
 
 
 def _terms(places: np.ndarray, width: int, height: int, degree: int) -> np.ndarray:
-    """The terms x^i y^j, i + j <= degree, at places (N, 2), the picture being [-1, 1] in x and y: float (N, terms)."""
+    """The terms x^i y^j, i + j <= degree, at places (N, 2), the picture being [-1, 1] in x and y: float (N, terms).
+
+    Across a narrow picture only a straight line: a curve would follow the stroke of a 1 that fills it.
+    """
     x, y = ((2 * places + 1) / (width, height) - 1).T
-    return np.stack([x**i * y**j for i, j in _powers(degree)], axis=1)
+    most_i, most_j = (1 if NARROW * side < max(width, height) else degree for side in (width, height))
+    terms = [x**i * y**j * (i <= most_i and j <= most_j) for i, j in _powers(degree)]
+    return np.stack(terms, axis=1)
+
+
+NARROW = 2  # times as long as broad
 
 
 def _powers(degree: int) -> list[tuple[int, int]]:
@@ -388,20 +396,22 @@ def _threshold(signal: np.ndarray, possible: np.ndarray) -> float:
     """
     values = signal[possible]
     # The standard deviation of paper, if normal: from what is nearest to 0, and, should all of that be ink, from what
-    # changes over eight pixels.
-    steps = np.abs(signal[:, 8:] - signal[:, :-8])[possible[:, 8:] & possible[:, :-8]]
-    noise = min(np.quantile(np.abs(values), 0.25) / 0.3186, 1.5 * np.median(steps) / 0.954 if len(steps) else np.inf)
+    # changes over eight pixels, along the strokes of a blurred 1, too.
+    noise = np.quantile(np.abs(values), 0.25) / 0.3186
+    for ink, where in ((signal, possible), (signal.T, possible.T)):
+        steps = np.abs(ink[:, 8:] - ink[:, :-8])[where[:, 8:] & where[:, :-8]]
+        noise = min(noise, 1.5 * np.median(steps) / 0.954) if len(steps) else noise
     floor = max(5 * noise, FAINT)  # 5: of 262,144 pixels of noise none
     candidates = values[values > floor]
     if not len(candidates):
         raise PictureError("nothing in it looks like ink")
-    counts, edges = np.histogram(candidates, 256)
+    counts, edges = np.histogram(candidates, 256, (0, candidates.max()))
+    counts[0] += len(candidates)
     centres = (edges[:-1] + edges[1:]) / 2
-    counts, centres = np.append(len(candidates), counts), np.append(0, centres)
     low = np.cumsum(counts)[:-1] / counts.sum()
     sums = np.cumsum(counts * centres)[:-1] / counts.sum()
     between = (np.average(centres, weights=counts) * low - sums) ** 2 / (low * (1 - low))
-    split = edges[between.argmax()]
+    split = edges[1 + between.argmax()]
     return max(float(np.median(values[values >= split])) / 2, floor)
 
 
@@ -453,6 +463,7 @@ class Figure:
 
 GRAIN = 2  # pixels: ink is connected across gaps up to this
 SPECK = 0.02  # of the largest piece: what is smaller is dust or noise
+PALE = 0.6  # of the threshold: lines are looked for from there, at the threshold of darker ink they fall to pieces
 LEGIBLE = WORKING // 32  # pixels: a digit has a side of at least that
 MOST_PIECES = 50  # the largest are enough: the digits are among them, or there are none
 
@@ -463,17 +474,18 @@ def figures_on(sheet: Sheet) -> list[Figure]:
     possible = sheet.inside.copy()
     mask = np.zeros_like(possible)
     light_on_dark = False
-    for _ in range(4):
+    for share in (PALE, 1, 1, 1):
         try:
-            mask = possible & (signal > _threshold(signal, possible))
+            level = _threshold(signal, possible)
         except PictureError:
             if not mask.any():
                 raise
             break
+        mask = possible & (signal > level)
         squares = _ink_on_squares(mask)
         light_on_dark = squares is not mask
         mask = squares
-        structure = find_lines(mask, sheet.inside)
+        structure = find_lines(mask if light_on_dark else possible & (signal > share * level), sheet.inside)
         structure |= _containers(mask & ~structure)
         if not structure.any():
             break
@@ -497,8 +509,7 @@ def _ink_not_paper(signal: np.ndarray, sheet: Sheet) -> np.ndarray:
     """
     if not sheet.whole:
         return signal
-    some = (slice(None, None, 4), slice(None, None, 4))  # are enough to say where ink begins
-    mask = signal > _threshold(signal[some], sheet.inside[some])
+    mask = signal > _threshold(signal, sheet.inside)
     corners = [mask[rows, columns].mean() > 0.5 for rows in CORNERS for columns in CORNERS]
     if sum(corners) < 3 or any(figure.side >= LEGIBLE and not figure.on_edge for figure in _pieces(mask, sheet.inside)):
         return signal
@@ -636,7 +647,7 @@ def _belong_together(one: Figure, other: Figure) -> bool:
     return not (both_whole and narrow > 0.5 * wide and low > 0.6 * high and down > -0.2 * low)  # one above the other
 
 
-CLOSE = 0.15  # of the larger one's side
+CLOSE = 0.2  # of the larger one's side
 OPEN = 0.5  # of a stroke's thickness: whose ink is nearer, they were to touch
 
 
@@ -731,13 +742,32 @@ def fit(mask: np.ndarray, side: int) -> np.ndarray:
 
 
 def _set_thickness(mask: np.ndarray) -> np.ndarray:
-    """The mask, its longer side FINE pixels, with strokes that are STROKE thick once it is fitted into BOX."""
+    """The mask, its longer side FINE pixels, with strokes that are STROKE thick once it is fitted into BOX.
+
+    Where that would open or close a loop or lose a part, because one stroke is a blot, they are changed less.
+    """
     wanted = STROKE * FINE / BOX
     # the figure grows with its strokes, and is fitted again: (width + change) * FINE / (FINE + change) = wanted
     change = FINE * (wanted - stroke_width(mask)) / (FINE - wanted)
+    number = _euler_number(mask)
+    for share in (1, 0.75, 0.5, 0.25):
+        changed = _change_strokes(mask, share * change)
+        if _euler_number(changed) == number:
+            return changed
+    return mask
+
+
+def _change_strokes(mask: np.ndarray, change: float) -> np.ndarray:
+    """A mask (H, W) whose strokes are so many pixels thicker, or thinner if negative, cut out tightly."""
     if change > 0:
         mask = ndimage.distance_transform_edt(~np.pad(mask, math.ceil(change / 2))) <= change / 2
     else:
         depth = ndimage.distance_transform_edt(np.pad(mask, 1))
         mask = depth > min(-change / 2, depth.max() / 2)
     return mask[extent(mask)]
+
+
+def _euler_number(mask: np.ndarray) -> int:
+    """How many pieces a mask (H, W) has, less the holes in them."""
+    pieces, holes = ndimage.label(mask, EIGHT)[1], ndimage.label(~np.pad(mask, 1))[1] - 1
+    return int(pieces - holes)

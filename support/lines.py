@@ -23,7 +23,6 @@ MOSTLY_THIN = 0.5  # of a line's pixels no stroke crosses
 SLENDER = 10  # times as long as thick is a line at least
 THIN = 0.12  # of the piece's longer side: what is thicker is no line
 CERTAIN = 8  # so many lines are a grid, whatever is left without them
-LONG = 1.8  # times as long as the rest of a tightly cut digit is large are none of its bars
 MANY = 3  # so many lines from edge to edge are no digit
 DASHES = 6  # so many make a broken line
 SHORTEST_DASH = 5  # pixels
@@ -55,28 +54,26 @@ def find_lines(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
     lines = _all_lines(_bridge_dashes(mask), inside)
     if not lines:
         return np.zeros_like(mask)
-    border = _border(inside, max(BORDER, max(inside.shape) // 16))
     spanning = [line for line in lines if line.spans]
-    if spanning and len(spanning) < MANY:  # a tightly cut 7 has such a bar, but the rest of it reaches the edge, too
+    if spanning and len(spanning) < MANY:  # a tightly cut 9 has such a stem, but the rest of it reaches the edge, too
         main = _largest(_without(mask, spanning))
-        if main is not None and (main & border).any():
-            side = max(part.stop - part.start for part in extent(main))
-            spanning = [line for line in spanning if line.stop - line.start > LONG * side]
+        if main is not None and _reaches(main, inside) and _reaches(mask, inside) == 4:
+            strokes = stroke_width(main[extent(main)])
+            spanning = [line for line in spanning if line.thickness < strokes / 2]
     sure = spanning + [line for line in lines if line.in_grid and not line.spans]
     usual = np.median([line.thickness for line in sure]) if sure else 0
     sure = [line for line in sure if line.thickness < 1.5 * (usual + 1)]  # others are strokes along a line
-    if len(sure) < CERTAIN and any(line.in_grid for line in sure):
+    if len(sure) < CERTAIN and len(spanning) < MANY and any(line.in_grid for line in sure):
         rest = _largest(_without(mask, sure))
-        if rest is not None and rest.sum() < 0.15 * (mask & ~_without(mask, sure)).sum():
+        if rest is not None and rest.sum() < 0.25 * (mask & ~_without(mask, sure)).sum():
             sure = []  # it was a digit of straight strokes
     others = [line for line in lines if not line.in_grid and not line.spans]
     main = _largest(_without(mask, sure + [line for line in others if line.across]))
     if main is None:
         sure += [line for line in others if line.across]
     else:
-        figure = extent(main)
-        strokes = stroke_width(main[figure])
-        sure += [line for line in others if _underlines(line, figure) or (line.alone and line.thickness < strokes / 2)]
+        strokes = stroke_width(main[extent(main)])
+        sure += [line for line in others if _underlines(line, main) or (line.alone and line.thickness < strokes / 2)]
     return mask & ~_without(mask, sure)
 
 
@@ -105,21 +102,37 @@ def _without(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
     return rest | (closed & taken & mask)
 
 
+def _reaches(figure: np.ndarray, inside: np.ndarray) -> int:
+    """How many of the four sides of a sheet (H, W) a figure (H, W) comes near to."""
+    near = max(BORDER, max(inside.shape) // 16)
+    gaps = [
+        gap
+        for one, other in zip(extent(figure), extent(inside), strict=True)
+        for gap in (one.start - other.start, other.stop - one.stop)
+    ]
+    return sum(gap < near for gap in gaps)
+
+
 def _border(inside: np.ndarray, reach: int) -> np.ndarray:
     """The pixels of a sheet (H, W) that are no more than `reach` from its edge: bool (H, W)."""
     return inside & ~ndimage.minimum_filter(inside, 2 * reach + 1, mode="constant", cval=False)
 
 
-def _underlines(line: Line, figure: tuple[slice, slice]) -> bool:
-    """Whether a line across stands out on both sides of the figure, and is longer than that is large.
+def _underlines(line: Line, figure: np.ndarray) -> bool:
+    """Whether a line across lies below or above a figure (H, W), and stands out on both sides of what is near to it.
 
-    If it does not touch it may be shorter, but not as short as the foot of a 1.
+    The foot of a 1 does so, too, but it is short.
     """
-    rows, columns = figure
-    height, width = rows.stop - rows.start, columns.stop - columns.start
+    rows, columns = extent(figure)
+    height = rows.stop - rows.start
+    level = round(line.pixels.nonzero()[0].mean())
+    if not line.across or 0.15 < figure[:level].sum() / figure.sum() < 0.85:
+        return False
+    near = figure[max(level - height // 4, 0) : level + height // 4]
+    if near.any():
+        columns = extent(near)[1]
     out = min(columns.start - line.start, line.stop - columns.stop)
-    least = max(0.7 * height, 1.1 * width) if line.alone else 1.1 * max(height, width)
-    return line.across and line.stop - line.start > least and out > 0.05 * height
+    return out > 0.1 * height and line.stop - line.start > 0.8 * height
 
 
 def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
@@ -150,7 +163,7 @@ def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
                     start=box[axis].start + scale * int(along.min()),
                     stop=box[axis].start + scale * int(along.max() + 1),
                     thickness=whole.sum() / max(1, whole.any(1 - axis).sum()),
-                    spans=all(bool(edge[pixels][end].any()) for end in ends),
+                    spans=all(bool(edge[pixels][end].any()) for end in ends) and edge[pixels].mean() < 0.5,
                     alone=bool(whole.sum() > 0.85 * masses[index]),
                     in_grid=in_grid,
                 )

@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from benchmarks import painter
 from support import ink, lines
@@ -170,6 +170,7 @@ def surrounded() -> dict[str, Image.Image]:
         "on closely ruled paper": with_lines(*closely_ruled, width=3),
         "underlined": with_lines((90, 375, 420, 385), width=10, shade=0),
         "underlined, touching": with_lines((90, 345, 420, 345), width=8, shade=0),
+        "small in a cell of a table": with_lines(*table).crop((0, 80, 470, 430)).resize((1000, 745)),
         "between heavy lines": with_lines((0, 30, 500, 30), (0, 470, 500, 470), width=14, shade=0),
         "in a ring": ringed(),
     }
@@ -225,6 +226,58 @@ def test_line_is_found_up_to_the_end_on_which_a_stroke_stands():
     assert not taken[:340].any()
 
 
+def seven_on(line: tuple, *others: tuple, width: int = 8, box: tuple = (0, 0, 512, 512)) -> tuple[np.ndarray, ...]:
+    """Masks, cut out of a picture: a 7 between 110 and 400 with its foot at (230, 400), and the lines."""
+    images = [Image.new("1", (512, 512)) for _ in range(2)]
+    ImageDraw.Draw(images[0]).line((150, 110, 330, 110, 230, 400), fill=1, width=20, joint="curve")
+    for segment in (line, *others):
+        ImageDraw.Draw(images[1]).line(segment, fill=1, width=width)
+    return tuple(np.asarray(image.crop(box)) for image in images)
+
+
+@pytest.mark.parametrize(
+    ("lines_drawn", "box"),
+    [
+        ([(90, 402, 345, 402)], (0, 0, 512, 512)),  # under the foot, which is what it stands out from
+        ([(100, 430, 400, 430)], (0, 0, 512, 434)),  # along the edge
+        ([(0, 50, 512, 60), (0, 250, 512, 260)], (0, 20, 512, 420)),  # from edge to edge, the head near the edge
+        ([(0, 20, 512, 20), (0, 480, 512, 480), (20, 0, 20, 512), (480, 0, 480, 512)], (0, 0, 512, 512)),
+    ],
+    ids=["under the foot", "along the edge", "through it", "in a large cell"],
+)
+def test_lines_are_taken_and_the_digit_is_left(lines_drawn, box):
+    digit, drawn_lines = seven_on(*lines_drawn, box=box)
+    mask = digit | drawn_lines
+    rest = mask & ~lines.find_lines(mask, np.ones_like(mask))
+    assert (rest & digit).sum() > 0.95 * digit.sum()
+    assert (rest & ~digit).sum() < 0.1 * drawn_lines.sum()
+
+
+@pytest.mark.parametrize("digit", ["4", "9"])
+def test_stem_of_a_tightly_cut_digit_is_no_line(digit):
+    image = Image.new("1", (200, 300))
+    draw = ImageDraw.Draw(image)
+    draw.line((160, 0, 150, 300), fill=1, width=14)
+    if digit == "4":
+        draw.line((30, 90, 10, 180, 195, 170), fill=1, width=14)
+    else:
+        draw.ellipse((20, 5, 165, 140), outline=1, width=14)
+    mask = np.asarray(image)
+    mask = mask[lines.extent(mask)]
+    assert not lines.find_lines(mask, np.ones_like(mask)).any()
+
+
+def test_pale_lines_do_not_stay_behind_as_dashes():
+    """Of lines that are about as dark as the threshold some pixels are above it."""
+    image = np.full((400, 500), 230.0)
+    image[:300, :300][np.asarray(drawn(4)) == 0] = 40
+    for y in (60, 245, 340):
+        image[y : y + 3] = np.minimum(image[y : y + 3], 140)
+    noisy = image + np.random.default_rng(0).normal(0, 8, image.shape)
+    figures = ink.find_figures(ink.flatten(Image.fromarray(np.uint8(noisy.clip(0, 255)))))
+    assert difference(ink.normalize(figures[0].mask), ink.prepare(drawn(4))) < 0.35
+
+
 @pytest.mark.parametrize("kind", painter.KINDS)
 def test_painted_digits_are_found_in_each_kind_of_picture(kind, sample):
     """What is found is as large as what was painted: no frame, no line, no paper in it."""
@@ -248,6 +301,45 @@ def test_the_small_loop_of_a_broad_brush_is_kept_open():
     figure = ink.find_figures(ink.flatten(small))[0].mask
     assert not figure.all()
     assert painter.holes(figure) == 2  # the loop, and all that lies outside
+
+
+def blotted(digit: int) -> np.ndarray:
+    """A mask of a 9 or 8 with the upper loop filled with ink, and of a 6 whose loop is as narrow as its pen."""
+    image = Image.new("1", (400, 400))
+    draw = ImageDraw.Draw(image)
+    if digit == 6:
+        draw.line((220, 40, 151, 262), fill=1, width=6)
+        draw.ellipse((148, 240, 190, 290), outline=1, width=6)
+    else:
+        draw.ellipse((120, 40, 270, 200), fill=1)
+    if digit == 8:
+        draw.ellipse((150, 190, 250, 370), outline=1, width=14)
+    if digit == 9:
+        draw.line((240, 150, 210, 360), fill=1, width=14)
+    mask = np.asarray(image)
+    return mask[lines.extent(mask)]
+
+
+@pytest.mark.parametrize(("digit", "level"), [(6, 250), (8, 40), (9, 40)])
+def test_blots_and_narrow_loops_keep_loops_and_strokes(digit, level):
+    """All strokes are changed by as much: a blot must not wear away the thin ones, nor a thin pen close a loop."""
+    figure = blotted(digit)
+    prepared = ink.normalize(figure)
+    assert painter.holes(prepared > level) == painter.holes(figure)
+    rows, columns = lines.extent(prepared > 40)
+    proportion = (columns.stop - columns.start) / (rows.stop - rows.start)
+    assert proportion == pytest.approx(figure.shape[1] / figure.shape[0], abs=0.15)
+
+
+@pytest.mark.parametrize("longer", [24, 40, 80, 160, 400])
+@pytest.mark.parametrize("digit", STROKES)
+@pytest.mark.parametrize("blur", [3, 6])
+def test_tightly_cut_and_blurred_at_any_size(digit, longer, blur):
+    image = drawn(digit, pen=34, paper=200, ink=40)
+    left, top, right, bottom = image.point(lambda value: 255 if value < 120 else 0).getbbox()
+    tight = image.crop((left - 6, top - 4, right + 3, bottom + 5)).filter(ImageFilter.GaussianBlur(blur))
+    small = ImageOps.contain(tight, (longer, longer), Image.Resampling.BOX)
+    assert difference(ink.prepare(small), ink.prepare(drawn(digit, pen=34))) < 0.5
 
 
 def test_digit_that_fills_the_picture_is_not_its_paper():
@@ -351,6 +443,8 @@ def blank() -> dict[str, Image.Image]:
     vignette = 230 * (1 - 0.3 * (x * x + y * y) - 0.15 * x) + np.random.default_rng(0).normal(0, 3, x.shape)
     speck = Image.new("L", (300, 200), 255)
     speck.paste(0, (100, 100, 103, 103))
+    dot = Image.new("L", (512, 512), 255)  # at the working scale: one pixel stands out
+    dot.putpixel((200, 200), 0)
     return {
         "white": Image.new("L", (300, 200), 255),
         "black": Image.new("RGB", (300, 200)),
@@ -360,6 +454,7 @@ def blank() -> dict[str, Image.Image]:
         "a column": Image.new("L", (1, 3000), 200),
         "paper under a lamp": Image.fromarray(np.uint8(vignette.clip(0, 255))),
         "a speck": speck,
+        "a dot": dot,
     }
 
 

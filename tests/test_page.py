@@ -28,6 +28,7 @@ from support.archive import read_images
 from support.command import UserError
 from support.ink import normalize
 from support.page import write_page
+from tests.test_ink import blotted
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "result_plot" / "draw.html"
@@ -377,6 +378,18 @@ def test_the_28x28_is_what_predict_prepares_of_the_same_ink(way, opened):
     rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
     expected = normalize(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
     assert np.abs(np.reshape(seen, (28, 28)) - expected.astype(int)).max() <= 2  # of 255: Pillow rounds twice
+
+
+@pytest.mark.parametrize("digit", [6, 8, 9])
+def test_blots_and_narrow_loops_are_prepared_as_predict_does(digit, opened):
+    mask = np.pad(blotted(digit), 5)
+    seen = opened().execute_script(
+        "const [width, height, ink] = arguments;"
+        "return Array.from(normalize(picture(width, height, (x, y) => 255 * ink[y * width + x])).values);",
+        *mask.T.shape,
+        mask.ravel().astype(int).tolist(),
+    )
+    assert np.abs(np.reshape(seen, (28, 28)) - normalize(blotted(digit)).astype(int)).max() <= 4  # Pillow rounds twice
 
 
 def test_the_ten_probabilities_sum_to_one_and_are_shown(opened):
