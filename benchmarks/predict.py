@@ -5,6 +5,7 @@
 
 Each digit becomes a picture of its own, of each kind in `painter.py`. The network reads it as predict.py prepares it;
 to compare, from a resize to 28x28 of the picture as it is, and of the picture less its paper; and as MNIST has it.
+With --validation the digits are the last of the training set, and the network is one trained without them.
 """
 
 import argparse
@@ -19,13 +20,15 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.painter import KINDS, paint  # noqa: E402 - the project's root is not a package
+import main as training_script  # noqa: E402 - the project's root is not a package
+from benchmarks.painter import KINDS, paint  # noqa: E402
 from dataset import MNIST  # noqa: E402
-from predict import add_weights_options, classify, find_weights, load_network  # noqa: E402
+from predict import add_weights_options, classify, find_weights, load_network, recognize  # noqa: E402
 from support import files  # noqa: E402
 from support.command import Parser, UserError, number, progress, run_command, say  # noqa: E402
-from support.ink import SIZE, PictureError, find_figures, flatten, normalize  # noqa: E402
+from support.ink import SIZE, PictureError, find_figures, flatten  # noqa: E402
 from support.reading import DOUBT, NOT_SURE, choose, judge  # noqa: E402
+from support.seeds import WEIGHTS, seed_of  # noqa: E402
 
 HELD_OUT = 10_000  # of the training images, the last: parameters are chosen on them, test images decide nothing
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
@@ -51,18 +54,35 @@ def read(image: Image.Image, network: torch.nn.Module) -> tuple[int, float, bool
     except PictureError:
         return -1, 0.0, True  # an error is said: nobody takes it for an answer
     figure = lines[0][0]
-    digit = judge(figure, classify(normalize(figure.mask)[None], network)[0].tolist())
+    digit = judge(figure, recognize(figure, network))
     others = [doubt for doubt in digit.doubts + doubts if doubt != NOT_SURE]
     return digit.digit, digit.probability, bool(others)
 
 
+def trained_on(train_set: MNIST, held_out: MNIST) -> torch.nn.Module:
+    """BN-LeNet-5 as main.py trains it with augmentation, seed 0; it takes some minutes.
+
+    The committed weights have seen all training images, and are surer of them than of any others.
+    """
+    arguments = training_script.parse_arguments(["--model", "lenet_bn", "--augment"])
+    torch.manual_seed(seed_of(WEIGHTS, arguments.seed))
+    network = training_script.build_network(arguments.model, arguments.classes)
+    training = training_script.make_training(arguments, network, train_set, held_out)
+    for epoch in range(1, arguments.epochs + 1):
+        figures = training_script.train_and_test(training, epoch, arguments)
+    say(f"trained on {len(train_set):,} images: {figures['test_accuracy']:.2%} of the {len(held_out):,} others")
+    return training.average.eval()
+
+
 def measure(arguments: argparse.Namespace) -> dict:
     """Accuracies in [0, 1] by kind, and what doubt is worth over all kinds. Raises UserError."""
-    name, network = load_network(find_weights(arguments))
-    dataset = MNIST(Path(arguments.data_dir, "train.tar" if arguments.validation else "test.tar"))
-    images, labels = dataset.images.numpy(), dataset.labels.numpy()
     if arguments.validation:
-        images, labels = images[-HELD_OUT:], labels[-HELD_OUT:]
+        train_set, dataset = MNIST(Path(arguments.data_dir, "train.tar")).split(HELD_OUT)
+        name, network = "lenet_bn_augment, trained without them", trained_on(train_set, dataset)
+    else:
+        name, network = load_network(find_weights(arguments))
+        dataset = MNIST(Path(arguments.data_dir, "test.tar"))
+    images, labels = dataset.images.numpy(), dataset.labels.numpy()
     if arguments.count > len(images):
         raise UserError(f"--count {arguments.count}: there are {len(images):,} images")
     result: dict = {
@@ -153,7 +173,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description="Read painted MNIST digits as predict.py does.")
     add = parser.add_argument
     add("--data-dir", default="data", help="folder of train.tar and test.tar (data)")
-    add("--validation", action="store_true", help="digits of the training set, which parameters may be chosen on")
+    add(
+        "--validation",
+        action="store_true",
+        help="held-out training digits: parameters may be chosen on them",
+    )
     add("--count", type=number(int, 1), default=1000, help="digits of each kind (1000)")
     add("--draw", type=number(int, 0), default=0, help="seed of the choice and the painting (0)")
     add("--json", metavar="FILE", help="write the figures there, too")

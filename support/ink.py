@@ -736,6 +736,13 @@ def normalize(figure: np.ndarray) -> np.ndarray:
     return result
 
 
+def turn(mask: np.ndarray, degrees: float) -> np.ndarray:
+    """The mask (H, W), turned that far to the left, cut out tightly."""
+    picture = Image.fromarray(np.uint8(255 * mask))
+    turned = np.asarray(picture.rotate(degrees, Image.Resampling.BILINEAR, expand=True)) > 127
+    return turned[extent(turned)]
+
+
 def fit(mask: np.ndarray, side: int) -> np.ndarray:
     """The mask as uint8, 0 to 255, its longer side `side` pixels."""
     return np.asarray(_scale(Image.fromarray(np.uint8(255 * mask)), side, Image.Resampling.HAMMING))

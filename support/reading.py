@@ -17,7 +17,7 @@ from support.command import printable
 from support.ink import FINE, SIZE, Figure, Picture, fit, normalize, reading_order
 from support.lines import stroke_width
 
-DOUBT = 0.95  # a probability below this is doubtful: benchmarks/predict.py has the curve it was chosen on
+DOUBT = 0.9  # a probability below this is doubtful: benchmarks/predict.py has the curve it was chosen on
 NOT_SURE = "the network is not sure"
 # Times as wide as high: 15 and 3 in 1,000 of MNIST's digits are; two that touch often are, and most where there are
 # several at all.

@@ -450,6 +450,24 @@ def test_benchmark_measures_each_kind_and_writes_json(weights, sample, tmp_path,
     assert capsys.readouterr().out.count("prepared") == 2 * len(painter.KINDS)
 
 
+def test_validation_reads_digits_that_its_network_has_not_seen(sample, tmp_path, monkeypatch):
+    from benchmarks import predict as benchmark
+
+    train_set = benchmark.MNIST(sample / "train.tar")
+    monkeypatch.setattr(benchmark, "HELD_OUT", 100)
+    monkeypatch.setattr(benchmark.training_script, "EPOCHS", 1)
+    trained_on, painted = [], []
+    train, paint = benchmark.trained_on, benchmark.paint
+    monkeypatch.setattr(benchmark, "trained_on", lambda seen, rest: trained_on.append(seen) or train(seen, rest))
+    monkeypatch.setattr(benchmark, "paint", lambda kind, digit, draw: painted.append(digit) or paint(kind, digit, draw))
+    path = tmp_path / "held_out.json"
+    benchmark.main(["--data-dir", str(sample), "--validation", "--count", "2", "--json", str(path)])
+    assert len(trained_on[0]) == len(train_set) - 100
+    held_out = [image.tobytes() for image in train_set.images[-100:].numpy()]
+    assert all(digit.tobytes() in held_out for digit in painted)
+    assert "without them" in json.loads(path.read_text())["run"]
+
+
 def test_doubt_counts_wrong_and_right_answers_that_carry_a_warning():
     from benchmarks.predict import doubt_curve
 
