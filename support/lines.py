@@ -23,6 +23,7 @@ MOSTLY_THIN = 0.5  # of a line's pixels no stroke crosses
 SLENDER = 10  # times as long as thick is a line at least
 THIN = 0.12  # of the piece's longer side: what is thicker is no line
 CERTAIN = 8  # so many lines are a grid, whatever is left without them
+ALIKE = 2  # times as high as each other are digits of one line at most
 MANY = 3  # so many lines from edge to edge are no digit
 DASHES = 6  # so many make a broken line
 SHORTEST_DASH = 5  # pixels
@@ -54,12 +55,7 @@ def find_lines(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
     lines = _all_lines(_bridge_dashes(mask), inside)
     if not lines:
         return np.zeros_like(mask)
-    spanning = [line for line in lines if line.spans]
-    if spanning and len(spanning) < MANY:  # a tightly cut 9 has such a stem, but the rest of it reaches the edge, too
-        main = _largest(_without(mask, spanning))
-        if main is not None and _reaches(main, inside) and _reaches(mask, inside) == 4:
-            strokes = stroke_width(main[extent(main)])
-            spanning = [line for line in spanning if line.thickness < strokes / 2]
+    spanning = _from_edge_to_edge(lines, mask, inside)
     sure = spanning + [line for line in lines if line.in_grid and not line.spans]
     usual = np.median([line.thickness for line in sure]) if sure else 0
     sure = [line for line in sure if line.thickness < 1.5 * (usual + 1)]  # others are strokes along a line
@@ -72,9 +68,20 @@ def find_lines(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
     if main is None:
         sure += [line for line in others if line.across]
     else:
-        strokes = stroke_width(main[extent(main)])
-        sure += [line for line in others if _underlines(line, main) or (line.alone and line.thickness < strokes / 2)]
+        sure += [line for line in others if _underlines(line, main) or _is_stray(line, main)]
     return mask & ~_without(mask, sure)
+
+
+def _from_edge_to_edge(lines: list[Line], mask: np.ndarray, inside: np.ndarray) -> list[Line]:
+    """Those of the lines in a mask (H, W) that run from edge to edge of a sheet, and are no strokes of a digit.
+
+    One that fills the picture, a 4 or 9, has such strokes; the rest of it is near the edge, too, and about as thick.
+    """
+    spanning = [line for line in lines if line.spans]
+    main = _largest(_without(mask, spanning)) if 0 < len(spanning) < MANY else None
+    if main is None or not _reaches(main, inside) or _reaches(mask, inside) < 4:
+        return spanning
+    return [line for line in spanning if line.thickness < stroke_width(main[extent(main)]) / 2]
 
 
 def _bridge_dashes(mask: np.ndarray) -> np.ndarray:
@@ -133,6 +140,14 @@ def _underlines(line: Line, figure: np.ndarray) -> bool:
         columns = extent(near)[1]
     out = min(columns.start - line.start, line.stop - columns.stop)
     return out > 0.1 * height and line.stop - line.start > 0.8 * height
+
+
+def _is_stray(line: Line, figure: np.ndarray) -> bool:
+    """Whether a line stands alone, thinner than the strokes of a figure (H, W) by far, and is no 1 beside it."""
+    rows, columns = extent(figure)
+    strokes, height, length = stroke_width(figure[rows, columns]), rows.stop - rows.start, line.stop - line.start
+    like_one = not line.across and ALIKE * length > height and ALIKE * height > length
+    return line.alone and line.thickness < strokes / (4 if like_one else 2)
 
 
 def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:

@@ -407,6 +407,14 @@ def test_close_neighbours_stay_apart():
     assert len(ink.find_figures(ink.flatten(row))) == 3
 
 
+@pytest.mark.parametrize("pen", [9, 12, 16])
+def test_one_of_a_thinner_pen_is_no_stray_line(pen):
+    pair = Image.new("L", (600, 300), 255)
+    pair.paste(drawn(7, pen=24), (0, 0))
+    pair.paste(drawn(1, pen=pen), (300, 0))
+    assert len(ink.find_figures(ink.flatten(pair))) == 2
+
+
 def test_figures_are_read_as_text_is():
     page = Image.new("L", (900, 640), 255)
     rows = [(4, 1, 7), (7, 4)]
