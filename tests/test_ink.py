@@ -75,6 +75,14 @@ def test_proportions_are_kept():
     assert len(rows) == pytest.approx(10, abs=1)
 
 
+def test_turned_to_the_left_and_cut_out():
+    mask = np.asarray(drawn(7)) == 0
+    mask = mask[lines.extent(mask)]
+    assert (ink.turn(mask, 0) == mask).all()
+    assert (ink.turn(mask, 90) == np.rot90(mask)).all()
+    assert ink.turn(ink.turn(mask, 10), -10).shape == pytest.approx(mask.shape, abs=3)
+
+
 def looks() -> dict[str, Image.Image]:
     """The 4 of `drawn(4)` as one meets it."""
     plain = drawn(4)
