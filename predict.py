@@ -87,7 +87,7 @@ def classify(images: np.ndarray, network: nn.Module) -> Tensor:
 def recognize(figure: Figure, network: nn.Module) -> list[float]:
     """The mean probabilities of the classes over the figure as it stands and turned a little either way.
 
-    The mean tells right answers from wrong ones better than a single one does: benchmarks/README.md.
+    An answer that hangs on how a digit slants is none to be sure of.
     """
     images = np.stack([normalize(turn(figure.mask, degrees)) for degrees in TURNS])
     return classify(images, network).mean(0).tolist()
