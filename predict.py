@@ -131,8 +131,8 @@ def check_output(parser: Parser, option: str, path: str, ending: str, inputs: li
         parser.error(f"{option} {path}: expected a name that ends in {ending}")
     if not Path(path).absolute().parent.is_dir():
         parser.error(f"{option} {path}: there is no such folder")
-    if Path(path).is_dir():
-        parser.error(f"{option} {path}: is a folder")
+    if Path(path).exists() and not Path(path).is_file():
+        parser.error(f"{option} {path}: is a folder or a device; expected the name of a file")
     if any(os.path.exists(file) and os.path.exists(path) and os.path.samefile(path, file) for file in inputs):
         parser.error(f"{option} {path}: would write over a picture that is to be read")
 

@@ -62,6 +62,8 @@ def open_picture(path: str | Path) -> Picture:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow warns of is either checked here or no matter
             with Image.open(path, formats=_formats()) as image:
+                image.verify()  # the checksums of a PNG, which are not looked at while it is decoded
+            with Image.open(path, formats=_formats()) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
                     raise PictureError(f"is {width:,} x {height:,} pixels; {_LIMIT}")
@@ -273,7 +275,7 @@ def ink_signal(sheet: Sheet) -> np.ndarray:
     line = np.linalg.eigh(flat.T @ flat)[1][:, -1]
     signal = difference @ line.astype(np.float32) / light
     signal *= np.sign(((flat @ line) ** 3).sum()) or 1
-    if sheet.whole:
+    if sheet.whole and not _is_narrow(*sheet.pixels.size):
         signal -= _large_areas(signal)
     values = signal[some][sheet.inside[some]]
     signal -= np.median(values[np.abs(values) <= np.median(np.abs(values))])
@@ -338,12 +340,15 @@ def _terms(places: np.ndarray, width: int, height: int, degree: int) -> np.ndarr
     Across a narrow picture only a straight line: a curve would follow the stroke of a 1 that fills it.
     """
     x, y = ((2 * places + 1) / (width, height) - 1).T
-    most_i, most_j = (1 if NARROW * side < max(width, height) else degree for side in (width, height))
+    narrow = _is_narrow(width, height)
+    most_i, most_j = (1 if narrow and side < max(width, height) else degree for side in (width, height))
     terms = [x**i * y**j * (i <= most_i and j <= most_j) for i, j in _powers(degree)]
     return np.stack(terms, axis=1)
 
 
-NARROW = 2  # times as long as broad
+def _is_narrow(width: int, height: int) -> bool:
+    """Whether a picture is so narrow that the stroke of a 1 may fill it."""
+    return max(width, height) > 2 * min(width, height)
 
 
 def _powers(degree: int) -> list[tuple[int, int]]:
@@ -503,17 +508,23 @@ def figures_on(sheet: Sheet) -> list[Figure]:
 
 
 def _ink_not_paper(signal: np.ndarray, sheet: Sheet) -> np.ndarray:
-    """The signal (H, W), turned round where a digit that fills the picture was taken for its paper.
+    """The signal (H, W), turned round where paper was taken for ink.
 
-    Then what stands out lies in the picture's corners, three at least, and is nowhere to be read but along the edge.
+    Then what stands out is nowhere to be read but along the edge of the picture. Where a digit that fills the picture
+    was taken for its paper, three of the corners stand out; where a corner in poor light was taken for the end of the
+    line on which ink lies, more lies on the other one.
     """
     if not sheet.whole:
         return signal
-    mask = signal > _threshold(signal, sheet.inside)
-    corners = [mask[rows, columns].mean() > 0.5 for rows in CORNERS for columns in CORNERS]
-    if sum(corners) < 3 or any(figure.side >= LEGIBLE and not figure.on_edge for figure in _pieces(mask, sheet.inside)):
+    level = _threshold(signal, sheet.inside)
+    mask = signal > level
+    from_corners = sum(mask[rows, columns].mean() > 0.5 for rows in CORNERS for columns in CORNERS) >= 3
+    less = mask.sum() < (signal < -level / 2).sum()
+    if not (from_corners or less):
         return signal
-    return np.median(signal[mask]) - signal
+    if any(figure.side >= LEGIBLE and not figure.on_edge for figure in _pieces(mask, sheet.inside)):
+        return signal
+    return np.median(signal[mask]) - signal if from_corners else -signal
 
 
 CORNERS = (slice(0, 8), slice(-8, None))  # pixels: what is so near to two sides of a picture is its corner
@@ -761,7 +772,7 @@ def _set_thickness(mask: np.ndarray) -> np.ndarray:
         changed = _change_strokes(mask, share * change)
         if _euler_number(changed) == number:
             return changed
-    return mask
+    return _change_strokes(mask, max(change, 0))  # a hairline is hardly seen: rather a loop that is closed
 
 
 def _change_strokes(mask: np.ndarray, change: float) -> np.ndarray:

@@ -60,8 +60,9 @@ def find_lines(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
     usual = np.median([line.thickness for line in sure]) if sure else 0
     sure = [line for line in sure if line.thickness < 1.5 * (usual + 1)]  # others are strokes along a line
     if len(sure) < CERTAIN and len(spanning) < MANY and any(line.in_grid for line in sure):
-        rest = _largest(_without(mask, sure))
-        if rest is not None and rest.sum() < 0.25 * (mask & ~_without(mask, sure)).sum():
+        taken = mask & ~_without(mask, sure)
+        rest = _largest(mask & ~taken)
+        if rest is not None and rest.sum() < 0.25 * taken.sum() and _touches(rest, taken):
             sure = []  # it was a digit of straight strokes
     others = [line for line in lines if not line.in_grid and not line.spans]
     main = _largest(_without(mask, sure + [line for line in others if line.across]))
@@ -85,16 +86,30 @@ def _from_edge_to_edge(lines: list[Line], mask: np.ndarray, inside: np.ndarray) 
 
 
 def _bridge_dashes(mask: np.ndarray) -> np.ndarray:
-    """A mask (H, W) with the gaps of broken lines filled, where there are many short straight pieces."""
+    """A mask (H, W) with the gaps of broken lines filled, where many short straight pieces follow one another."""
     boxes = ndimage.find_objects(ndimage.label(mask, EIGHT)[0])
-    sides = np.array([[part.stop - part.start for part in box] for box in boxes]).reshape(-1, 2)
-    longer, shorter = sides.max(1), sides.min(1)
-    dashes = (longer >= 2 * shorter) & (longer >= SHORTEST_DASH) & (longer <= LONGEST_DASH * max(mask.shape))
-    if dashes.sum() < DASHES:
+    lengths = np.concatenate([_dashes(boxes, axis, LONGEST_DASH * max(mask.shape)) for axis in (0, 1)])
+    if len(lengths) < DASHES:
         return mask
-    reach = math.ceil(np.median(longer[dashes]) / 4)  # gaps up to half of a dash
+    reach = math.ceil(np.median(lengths) / 4)  # gaps up to half of a dash
     padded = np.pad(mask, reach)
     return ndimage.binary_closing(padded, EIGHT, iterations=reach)[reach:-reach, reach:-reach]
+
+
+def _dashes(boxes: list[tuple[slice, ...]], axis: int, longest: float) -> np.ndarray:
+    """The lengths along an axis of those pieces, by their rows and columns, that may be dashes of a line: int (N,).
+
+    Each follows another, no farther than that is long. The 1s of a row stand beside one another.
+    """
+    start, stop = np.array([(box[axis].start, box[axis].stop) for box in boxes], int).reshape(-1, 2).T
+    low, high = np.array([(box[1 - axis].start, box[1 - axis].stop) for box in boxes], int).reshape(-1, 2).T
+    length = stop - start
+    slim = (length >= 2 * (high - low)) & (length >= SHORTEST_DASH) & (length <= longest)
+    start, stop, low, high, length = (values[slim] for values in (start, stop, low, high, length))
+    gaps = start - stop[:, None]  # from the end of a row's piece to the start of a column's
+    in_line = np.minimum(high, high[:, None]) > np.maximum(low, low[:, None])
+    follows = in_line & (gaps >= 0) & (gaps <= length[:, None])
+    return length[follows.any(0) | follows.any(1)]
 
 
 def _without(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
@@ -107,6 +122,11 @@ def _without(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
     padded = np.pad(rest, reach)
     closed = ndimage.binary_closing(padded, iterations=reach)[reach:-reach, reach:-reach]
     return rest | (closed & taken & mask)
+
+
+def _touches(figure: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two masks (H, W) that share no pixel hang together."""
+    return bool((ndimage.binary_dilation(figure, EIGHT) & other).any())
 
 
 def _reaches(figure: np.ndarray, inside: np.ndarray) -> int:

@@ -81,7 +81,9 @@ def choose(figures: list[Figure], everything: bool) -> tuple[list[list[Figure]],
     figures = [figure for figure in figures if figure.width <= STRIP * figure.height] or figures
     large = [figure for figure in figures if max(_size(figure)) > max(_size(figures[0])) / SMALLER]
     if everything:
-        return reading_order(large), []
+        left_out = len(figures) - len(large)
+        doubts = [f"{left_out} much smaller figure{'s are' * (left_out > 1) or ' is'} left out"] if left_out else []
+        return reading_order(large), doubts
     doubts = [f"{len(large)} separate figures; only the largest is read, --all reads all"] if len(large) > 1 else []
     return [[large[0]]], doubts
 

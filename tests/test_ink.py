@@ -339,6 +339,25 @@ def test_blots_and_narrow_loops_keep_loops_and_strokes(digit, level):
     assert proportion == pytest.approx(figure.shape[1] / figure.shape[0], abs=0.15)
 
 
+@pytest.mark.parametrize("pen", [2, 3, 5])
+def test_hairline_becomes_a_stroke_even_if_a_tiny_loop_closes(pen):
+    image = Image.new("L", (600, 600), 255)
+    draw = ImageDraw.Draw(image)
+    draw.line((150, 100, 420, 100, 260, 520), fill=0, width=pen, joint="curve")
+    draw.ellipse((150, 100, 150 + 4 * pen, 100 + 3 * pen), outline=0, width=pen)
+    darkest = ink.prepare(image).max(1)
+    assert darkest[darkest > 0].min() > 200
+
+
+def test_corner_in_poor_light_is_not_the_ink():
+    image = Image.new("L", (160, 220), 150)
+    draw = ImageDraw.Draw(image)
+    draw.polygon([(110, 220), (160, 190), (160, 220)], fill=255)
+    draw.line([(130, 20), (40, 20), (35, 100), (120, 105), (130, 190), (30, 200)], fill=60, width=34, joint="curve")
+    figure = ink.find_figures(ink.flatten(image.filter(ImageFilter.GaussianBlur(4))))[0]
+    assert figure.height > 0.7 * 512
+
+
 @pytest.mark.parametrize("longer", [24, 40, 80, 160, 400])
 @pytest.mark.parametrize("digit", STROKES)
 @pytest.mark.parametrize("blur", [3, 6])
@@ -406,6 +425,34 @@ def test_open_four_is_one_figure_if_its_strokes_nearly_touch(gap, figures):
     draw.line((80, 60, 80, 170, 180, 170), fill=0, width=16)
     draw.line((189 + gap, 60, 189 + gap, 240), fill=0, width=16)
     assert len(ink.find_figures(ink.flatten(image))) == figures
+
+
+@pytest.mark.parametrize("surroundings", ["underlined", "cells", "boxes"])
+def test_a_row_of_ones_is_no_broken_line(surroundings):
+    row = Image.new("L", (640, 180), 255)
+    draw = ImageDraw.Draw(row)
+    for place in range(6):
+        x = 20 + 100 * place
+        draw.line((x + 50, 40, x + 46, 130), fill=0, width=10)
+        if surroundings != "underlined":
+            gap = 8 if surroundings == "boxes" else 0
+            draw.rectangle((x + gap, 20, x + 100 - gap, 150), outline=90, width=3)
+    if surroundings == "underlined":
+        draw.line((20, 155, 620, 157), fill=90, width=4)
+    figures = [figure for figure in ink.find_figures(ink.flatten(row)) if figure.height > ink.LEGIBLE]
+    assert len(figures) == 6
+    assert all(figure.box[3] - figure.box[1] == pytest.approx(74, abs=8) for figure in figures)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_few_digits_in_a_wide_field_are_found(count):
+    field = Image.new("L", (900, 220), 255)
+    ImageDraw.Draw(field).rectangle((30, 30, 870, 190), outline=0, width=6)
+    for place in range(count):
+        field.paste(drawn(7, size=170, pen=10).crop((30, 20, 140, 150)), (50 + 120 * place, 50))
+    figures = [figure for figure in ink.find_figures(ink.flatten(field)) if figure.height > ink.LEGIBLE]
+    assert len(figures) == count
+    assert all(figure.box[2] - figure.box[0] < 512 / 900 * 120 for figure in figures)
 
 
 def test_close_neighbours_stay_apart():
@@ -486,6 +533,16 @@ def test_pictures_are_refused_by_their_sides_before_they_are_decoded(size, tmp_p
     monkeypatch.setattr(ink, "flatten", lambda image: pytest.fail("decoded"))
     with pytest.raises(ink.PictureError, match=f"{size[0]:,} x {size[1]:,} pixels"):
         ink.open_picture(tmp_path / "large.png")
+
+
+def test_png_with_a_wrong_bit_is_damaged(tmp_path):
+    path = tmp_path / "wrong.png"
+    drawn(4).save(path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ink.PictureError, match="damaged"):
+        ink.open_picture(path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs")

@@ -429,6 +429,17 @@ def test_damaged_or_foreign_weights(command, weights, tmp_path, damage):
     assert len(error.splitlines()) <= 2
 
 
+def test_what_is_too_small_beside_the_largest_is_not_left_out_silently():
+    from support.ink import find_figures, flatten
+
+    image = Image.new("L", (600, 400), 255)
+    image.paste(drawn(4, size=380, pen=20), (10, 10))
+    image.paste(drawn(7, size=100, pen=6), (430, 40))
+    lines, doubts = reading.choose(find_figures(flatten(image)), everything=True)
+    assert sum(map(len, lines)) == 1
+    assert doubts == ["1 much smaller figure is left out"]
+
+
 # --- the benchmark ----------------------------------------------------------------------------------------------------
 
 
