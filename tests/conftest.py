@@ -1,6 +1,7 @@
 """Fixtures that all tests share."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,6 +14,9 @@ import dataset
 from support.archive import write_tar
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# A job that a shell started with & ignores Ctrl-C, and so would every run that is tested in it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
