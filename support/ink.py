@@ -748,10 +748,10 @@ def normalize(figure: np.ndarray) -> np.ndarray:
 
 
 def turn(mask: np.ndarray, degrees: float) -> np.ndarray:
-    """The mask (H, W), turned that far to the left, cut out tightly."""
+    """The mask (H, W), turned that far to the left, cut out tightly; as it is if its pixels are too few to turn."""
     picture = Image.fromarray(np.uint8(255 * mask))
     turned = np.asarray(picture.rotate(degrees, Image.Resampling.BILINEAR, expand=True)) > 127
-    return turned[extent(turned)]
+    return turned[extent(turned)] if turned.any() else mask
 
 
 def fit(mask: np.ndarray, side: int) -> np.ndarray:

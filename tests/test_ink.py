@@ -81,6 +81,9 @@ def test_turned_to_the_left_and_cut_out():
     assert (ink.turn(mask, 0) == mask).all()
     assert (ink.turn(mask, 90) == np.rot90(mask)).all()
     assert ink.turn(ink.turn(mask, 10), -10).shape == pytest.approx(mask.shape, abs=3)
+    dots = np.zeros((19, 9), bool)
+    dots[0, 0] = dots[-1, -1] = True
+    assert ink.turn(dots, 10).any()
 
 
 def looks() -> dict[str, Image.Image]:
