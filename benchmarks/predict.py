@@ -173,11 +173,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description="Read painted MNIST digits as predict.py does.")
     add = parser.add_argument
     add("--data-dir", default="data", help="folder of train.tar and test.tar (data)")
-    add(
-        "--validation",
-        action="store_true",
-        help="held-out training digits: parameters may be chosen on them",
-    )
+    add("--validation", action="store_true", help="held-out training digits: parameters may be chosen on them")
     add("--count", type=number(int, 1), default=1000, help="digits of each kind (1000)")
     add("--draw", type=number(int, 0), default=0, help="seed of the choice and the painting (0)")
     add("--json", metavar="FILE", help="write the figures there, too")

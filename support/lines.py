@@ -60,8 +60,8 @@ def find_lines(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
     usual = np.median([line.thickness for line in sure]) if sure else 0
     sure = [line for line in sure if line.thickness < 1.5 * (usual + 1)]  # others are strokes along a line
     if len(sure) < CERTAIN and len(spanning) < MANY and any(line.in_grid for line in sure):
-        taken = mask & ~_without(mask, sure)
-        rest = _largest(mask & ~taken)
+        left = _without(mask, sure)
+        taken, rest = mask & ~left, _largest(left)
         if rest is not None and rest.sum() < 0.25 * taken.sum() and _touches(rest, taken):
             sure = []  # it was a digit of straight strokes
     others = [line for line in lines if not line.in_grid and not line.spans]
@@ -140,9 +140,9 @@ def _reaches(figure: np.ndarray, inside: np.ndarray) -> int:
     return sum(gap < near for gap in gaps)
 
 
-def _border(inside: np.ndarray, reach: int) -> np.ndarray:
-    """The pixels of a sheet (H, W) that are no more than `reach` from its edge: bool (H, W)."""
-    return inside & ~ndimage.minimum_filter(inside, 2 * reach + 1, mode="constant", cval=False)
+def _border(inside: np.ndarray) -> np.ndarray:
+    """The pixels of a sheet (H, W) that are no more than BORDER from its edge: bool (H, W)."""
+    return inside & ~ndimage.minimum_filter(inside, 2 * BORDER + 1, mode="constant", cval=False)
 
 
 def _underlines(line: Line, figure: np.ndarray) -> bool:
@@ -164,10 +164,12 @@ def _underlines(line: Line, figure: np.ndarray) -> bool:
 
 def _is_stray(line: Line, figure: np.ndarray) -> bool:
     """Whether a line stands alone, thinner than the strokes of a figure (H, W) by far, and is no 1 beside it."""
+    if not line.alone:
+        return False
     rows, columns = extent(figure)
     strokes, height, length = stroke_width(figure[rows, columns]), rows.stop - rows.start, line.stop - line.start
     like_one = not line.across and ALIKE * length > height and ALIKE * height > length
-    return line.alone and line.thickness < strokes / (4 if like_one else 2)
+    return line.thickness < strokes / (4 if like_one else 2)
 
 
 def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
@@ -175,7 +177,7 @@ def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
     numbers, _ = ndimage.label(mask, EIGHT)
     masses = np.bincount(numbers.ravel())[1:]
     boxes = ndimage.find_objects(numbers)
-    border = _border(inside, BORDER)
+    border = _border(inside)
     lines = []
     for index in masses.argsort()[::-1][:MOST_PIECES]:
         box = boxes[index]

@@ -32,9 +32,13 @@ class Digit:
     """One figure of ink, and what the network says of it."""
 
     figure: Figure
-    prepared: np.ndarray  # uint8 (28, 28)
     probabilities: list[float]  # of the classes in their order
     doubts: list[str]
+
+    @property
+    def prepared(self) -> np.ndarray:
+        """What the network saw of it as it stands: uint8 (28, 28)."""
+        return normalize(self.figure.mask)
 
     @property
     def ranking(self) -> list[int]:
@@ -102,7 +106,7 @@ def judge(figure: Figure, probabilities: list[float], everything: bool = False) 
         doubts.append("what was found is a blot rather than strokes")
     elif figure.width > (BROAD if everything else VERY_BROAD) * figure.height:
         doubts.append("it is broad: are these digits that touch?")
-    return Digit(figure, normalize(figure.mask), probabilities, doubts)
+    return Digit(figure, probabilities, doubts)
 
 
 def original_box(figure: Figure, picture: Picture) -> list[int]:

@@ -237,12 +237,12 @@ def test_line_is_found_up_to_the_end_on_which_a_stroke_stands():
     assert not taken[:340].any()
 
 
-def seven_on(line: tuple, *others: tuple, width: int = 8, box: tuple = (0, 0, 512, 512)) -> tuple[np.ndarray, ...]:
+def seven_on(segments: list[tuple], box: tuple) -> tuple[np.ndarray, ...]:
     """Masks, cut out of a picture: a 7 between 110 and 400 with its foot at (230, 400), and the lines."""
     images = [Image.new("1", (512, 512)) for _ in range(2)]
     ImageDraw.Draw(images[0]).line((150, 110, 330, 110, 230, 400), fill=1, width=20, joint="curve")
-    for segment in (line, *others):
-        ImageDraw.Draw(images[1]).line(segment, fill=1, width=width)
+    for segment in segments:
+        ImageDraw.Draw(images[1]).line(segment, fill=1, width=8)
     return tuple(np.asarray(image.crop(box)) for image in images)
 
 
@@ -257,7 +257,7 @@ def seven_on(line: tuple, *others: tuple, width: int = 8, box: tuple = (0, 0, 51
     ids=["under the foot", "along the edge", "through it", "in a large cell"],
 )
 def test_lines_are_taken_and_the_digit_is_left(lines_drawn, box):
-    digit, drawn_lines = seven_on(*lines_drawn, box=box)
+    digit, drawn_lines = seven_on(lines_drawn, box)
     mask = digit | drawn_lines
     rest = mask & ~lines.find_lines(mask, np.ones_like(mask))
     assert (rest & digit).sum() > 0.95 * digit.sum()
