@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from support.archive import read_images
+from support.data.images import read_images
 
 SIZE = 28  # pixels a side of an MNIST image
 PADDING = 2  # pixels of background on each side: 32x32, as the networks take it (LeCun et al. 1998, II.B)
@@ -36,7 +36,7 @@ Augment = bool | float | tuple[float, float]
 
 
 class MNIST(Dataset):
-    """Images and labels of an archive or folder of PNGs, or of IDX files: whatever `support.archive.read_images` reads.
+    """Images and labels of an archive or folder of PNGs, or of IDX files: whatever `support.data.images.read_images` reads.
 
     `dataset[i]` is (image, label): float32 (1, 32, 32), normalized, and an int. `dataset[[i, j, ...]]` is a batch:
     float32 (B, 1, 32, 32) and int64 (B,), on the device of `images`; so is a slice, or a mask as in

@@ -28,9 +28,19 @@ from torch.optim.swa_utils import update_bn
 import plot
 from dataset import MNIST, MNIST_SHA256, ROTATION, SMALLEST_CROP, TRANSLATION, draw_affine, warp
 from model import MODELS, CustomMLP, LeNet5, count_parameters
-from support import checkpoint, history, processes, result
-from support.checkpoint import RunFiles, State
-from support.command import (
+from support.compute import distributed
+from support.compute.cuda_graphs import Replayed, replayable
+from support.compute.fast_layers import use_fast_layers
+from support.compute.layer_table import check_logits, describe
+from support.data.data_warnings import doubts
+from support.data.find import Source, find_data
+from support.run import checkpoint, history, result
+from support.run.callback import Observer
+from support.run.checkpoint import RunFiles, State
+from support.run.divergence import check_finite
+from support.run.history import History, epochs_done
+from support.seeds import DRAWS, WEIGHTS, seed_of
+from support.terminal import (
     Parser,
     UserError,
     number,
@@ -41,15 +51,6 @@ from support.command import (
     signals_leave_word,
     warn,
 )
-from support.cuda_graphs import Replayed, replayable
-from support.data_warnings import doubts
-from support.divergence import check_finite
-from support.download import Source, find_data
-from support.fast_layers import use_fast_layers
-from support.history import History, epochs_done
-from support.layer_table import check_logits, describe
-from support.observer import Observer
-from support.seeds import DRAWS, WEIGHTS, seed_of
 
 # The recipe, one for all networks. It was chosen on the last 10,000 training images, held out: benchmarks/tuning.md.
 EPOCHS = 50
@@ -90,19 +91,19 @@ def train(
     losses: list[Tensor] = []
     correct: list[Tensor] = []
     count = 0
-    for images, labels in progress(batches, show=processes.is_first()):
+    for images, labels in progress(batches, show=distributed.is_first()):
         loss, logits = train_step(network, optimizer, images, labels)
         scheduler.step()
         move_average(average, network, step=scheduler.last_epoch)
         losses.append(loss * len(labels))  # not `.item()`: reading it makes the CPU wait for the GPU
         correct.append((logits.argmax(1) == labels).sum())
         count += len(labels)
-    mean_loss, accuracy = processes.mean_over_processes(losses, correct, count)
+    mean_loss, accuracy = distributed.mean_over_processes(losses, correct, count)
     check_finite(mean_loss, scheduler, len(losses), losses)
     return mean_loss, accuracy
 
 
-@replayable  # on a GPU all of it is launched at one go, see support/cuda_graphs.py
+@replayable  # on a GPU all of it is launched at one go, see support/compute/cuda_graphs.py
 def train_step(network: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """One step down the gradient of the batch's mean loss; return that loss and the logits, both of before it."""
     logits = network(images)
@@ -116,11 +117,11 @@ def train_step(network: nn.Module, optimizer: Optimizer, images: Tensor, labels:
 
 def test(network: nn.Module, dataset: MNIST) -> tuple[float, float]:
     """Mean loss (nats) and accuracy over the data set, in evaluation mode. Of several processes, each takes a share."""
-    share = processes.share_of(len(dataset))
+    share = distributed.share_of(len(dataset))
     logits, labels = predict(network, dataset, share), dataset.labels[share.start :: share.step]
     loss = F.cross_entropy(logits, labels, reduction="sum")
     correct = (logits.argmax(1) == labels).sum()
-    return processes.mean_over_processes([loss], [correct], len(labels))
+    return distributed.mean_over_processes([loss], [correct], len(labels))
 
 
 @torch.no_grad()
@@ -174,9 +175,9 @@ def complete_average(average: nn.Module, network: nn.Module, dataset: MNIST) -> 
     for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(buffer)
     batches = split_range(range(min(STATISTICS, len(dataset))))
-    mine = [batches[number] for number in processes.share_of(len(batches))]
+    mine = [batches[number] for number in distributed.share_of(len(batches))]
     update_bn((dataset[indices][0] for indices in mine), average)
-    processes.average_statistics(average, len(mine) / len(batches))
+    distributed.average_statistics(average, len(mine) / len(batches))
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------
@@ -191,7 +192,7 @@ class Training(NamedTuple):
     optimizer: Optimizer
     scheduler: LRScheduler
     train_set: MNIST
-    batches: processes.Batches
+    batches: distributed.Batches
     test_set: MNIST
 
     def saved(self) -> dict[str, Any]:
@@ -204,16 +205,16 @@ def run(arguments: argparse.Namespace, observer: Observer = Observer()) -> Histo
 
     Raises UserError, OSError where something cannot be written, Stopped where a signal asked for it.
     """
-    device = processes.choose_device(arguments.device)
-    with processes.process_group(device), signals_leave_word(), ExitStack() as stack:
-        train_set, test_set, source = processes.first_goes_first(lambda: load_data(arguments, device))
+    device = distributed.choose_device(arguments.device)
+    with distributed.process_group(device), signals_leave_word(), ExitStack() as stack:
+        train_set, test_set, source = distributed.first_goes_first(lambda: load_data(arguments, device))
         torch.manual_seed(seed_of(WEIGHTS, arguments.seed))
         network = build_network(arguments.model, arguments.classes)
         layers = describe(network)
         check_logits(network, arguments.classes)
-        processes.check_batch_size(arguments.batch_size, len(train_set), network)
+        distributed.check_batch_size(arguments.batch_size, len(train_set), network)
         record = new_history(arguments, network, train_set, test_set, source)
-        place, state = processes.first_decides(lambda: open_run(stack, arguments, record))
+        place, state = distributed.first_decides(lambda: open_run(stack, arguments, record))
         training = make_training(arguments, network.to(device), train_set, test_set)
         if state:
             checkpoint.restore(state, place.checkpoint, training.saved())
@@ -228,16 +229,16 @@ def run(arguments: argparse.Namespace, observer: Observer = Observer()) -> Histo
                 figures = train_and_test(training, epoch, arguments)
                 figures |= observer.after_epoch(training.network, training.average, train_set)
                 history.add_epoch(record, figures)
-                if processes.is_first():
+                if distributed.is_first():
                     checkpoint.save_checkpoint(place, training.saved(), record)
                     say(history.epoch_line(record))
                 if observer.stop:
                     break
             record |= history.plain(observer.after_training(training.average, test_set))
             record = history.seal(record)
-            if processes.is_first():
+            if distributed.is_first():
                 finish(place, training, record, observer.pictures)
-            processes.wait_for_all()  # nobody leaves while the first process still writes
+            distributed.wait_for_all()  # nobody leaves while the first process still writes
     return record
 
 
@@ -257,14 +258,14 @@ def make_training(arguments: argparse.Namespace, network: nn.Module, train_set: 
     """The recipe put together, for a network that has its first weights and lies where the data are."""
     if type(network) is LeNet5:
         use_fast_layers(network)
-    batches = processes.Batches(train_set, arguments.batch_size, arguments.seed)
+    batches = distributed.Batches(train_set, arguments.batch_size, arguments.seed)
     sgd = {"momentum": MOMENTUM, "nesterov": True, "weight_decay": arguments.weight_decay, "fused": True}
     optimizer = torch.optim.SGD(network.parameters(), arguments.lr, **sgd)
     scheduler = make_scheduler(optimizer, len(batches) * arguments.epochs)
-    average, shared = copy.deepcopy(network), processes.share_network(network, batches)
+    average, shared = copy.deepcopy(network), distributed.share_network(network, batches)
     if type(shared) in (LeNet5, CustomMLP):  # not a network of your own, which may do anything
         shared = Replayed(shared)
-    processes.keep_freed_memory()
+    distributed.keep_freed_memory()
     return Training(network, shared, average, optimizer, scheduler, train_set, batches, test_set)
 
 
@@ -273,7 +274,7 @@ def train_and_test(training: Training, epoch: int, arguments: argparse.Namespace
     network, shared, average, optimizer, scheduler, train_set, batches, test_set = training
     started, rate = time.perf_counter(), scheduler.get_last_lr()[0]
     # anew for each epoch and process, so that an epoch draws the same whatever ran before it
-    torch.manual_seed(seed_of(DRAWS, arguments.seed, epoch, processes.rank()))
+    torch.manual_seed(seed_of(DRAWS, arguments.seed, epoch, distributed.rank()))
     batches.epoch = epoch
     train_set.augment = AUGMENT if arguments.augment else False
     train_loss, train_accuracy = train(shared, average, batches, optimizer, scheduler)
@@ -282,7 +283,7 @@ def train_and_test(training: Training, epoch: int, arguments: argparse.Namespace
     test_loss, test_accuracy = test(average, test_set)
     check_finite(test_loss, scheduler, len(batches))  # the last step may break what all others had left whole
     measured = (train_loss, train_accuracy, test_loss, test_accuracy, time.perf_counter() - started)
-    used = (float(rate), torch.get_num_threads(), processes.world_size())
+    used = (float(rate), torch.get_num_threads(), distributed.world_size())
     return dict(zip(history.LISTS, measured + used, strict=True))
 
 
@@ -304,7 +305,7 @@ def new_history(
     data: History = {"train_images": len(train_set), "test_images": len(test_set)}
     data |= {f"{split}_sha256": digest for split, digest in sha256.items()}
     name = arguments.name or history.run_name(settings, DEFAULTS)
-    device, parameters = processes.device_name(train_set.images.device), count_parameters(network)
+    device, parameters = distributed.device_name(train_set.images.device), count_parameters(network)
     return history.new_history(name=name, **settings, **recipe, parameters=parameters, **data, device=device)
 
 
@@ -333,7 +334,7 @@ def dry_run(training: Training, record: History) -> History:
     """One step of training, of which nothing is kept."""
     first = islice(training.batches, 1)
     train(training.shared, training.average, first, training.optimizer, training.scheduler)
-    if processes.is_first():
+    if distributed.is_first():
         say(f"dry run: 1 of {len(training.batches)} steps of an epoch works; nothing was written")
     return record
 
@@ -343,11 +344,11 @@ def dry_run(training: Training, record: History) -> History:
 
 def introduce(record: History, layers: str, training: Training, source: Source) -> None:
     """Say what is about to be trained, on what, and what looks wrong about it."""
-    if not processes.is_first():
+    if not distributed.is_first():
         return
     train_set, test_set, threads = training.train_set, training.test_set, torch.get_num_threads()
     say(f"{len(train_set):,} training and {len(test_set):,} test images: {printable(source.found)}")
-    say(f"{record['name']}: {record['device']}, {processes.world_size()} x {threads} threads, seed {record['seed']}")
+    say(f"{record['name']}: {record['device']}, {distributed.world_size()} x {threads} threads, seed {record['seed']}")
     say(layers)
     if epochs_done(record):
         say(f"going on behind epoch {epochs_done(record)} of {record['epochs']}")
@@ -405,7 +406,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--model: expected one of {', '.join(MODELS)}")
     if arguments.name is not None and not history.is_name(arguments.name):
         parser.error(f"--name {arguments.name}: expected at most 100 letters, digits, dots, underlines and hyphens")
-    arguments.command = processes.command_line(argv)
+    arguments.command = distributed.command_line(argv)
     return arguments
 
 
@@ -422,7 +423,7 @@ def restore_network(state: State, path: Path) -> nn.Module:
 
 def test_only(arguments: argparse.Namespace) -> None:
     """Print loss and accuracy of a finished network on the test set. Raises UserError."""
-    device, path = processes.choose_device(arguments.device), Path(arguments.weights)
+    device, path = distributed.choose_device(arguments.device), Path(arguments.weights)
     state, source = checkpoint.read_weights(path), find_data(arguments.data_dir)
     test_set = MNIST(source.test, classes=state["classes"]).to(device)
     loss, accuracy = test(restore_network(state, path).to(device), test_set)

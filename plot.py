@@ -19,12 +19,22 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from support import axes as look
-from support.axes import Curve, headline, percent, readable, save, styled
-from support.command import Parser, UserError, printable, run_command, say, say_aside
+from support.figures import axes as look
+from support.figures.axes import Curve, headline, percent, readable, save, styled
+from support.figures.groups import (
+    comparable,
+    configuration,
+    end_of,
+    group_by,
+    in_order,
+    is_same,
+    lines,
+    name_of,
+    test_set,
+)
 from support.files import replace
-from support.groups import comparable, configuration, end_of, group_by, in_order, is_same, lines, name_of, test_set
-from support.history import History, Run, epochs_done, mistakes, read_runs, shorten
+from support.run.history import History, Run, epochs_done, mistakes, read_runs, shorten
+from support.terminal import Parser, UserError, printable, run_command, say, say_aside
 
 Arrays = dict[str, np.ndarray]
 

@@ -5,7 +5,7 @@
     python predict.py --page draw.html
 
 Without other options it reads with BN-LeNet-5, trained with augmentation: your own run, if there is one, else the
-weights that lie beside this file. A picture is made what MNIST is (`support/ink.py`): the ink in it is found, fitted
+weights that lie beside this file. A picture is made what MNIST is (`support/digits/ink.py`): the ink in it is found, fitted
 into 20x20 pixels, and placed with its centre of mass in the middle of 28x28.
 """
 
@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from dataset import network_input
 from main import DEFAULTS, restore_network
 from model import MODELS
-from support import axes, files
-from support.checkpoint import read_weights
-from support.command import Parser, UserError, number, printable, run_command, say, say_aside, warn
-from support.history import run_name
-from support.ink import Figure, PictureError, find_figures, normalize, open_picture, turn
-from support.page import write_page
-from support.reading import Reading, as_json, as_text, choose, draw, judge
+from support import files
+from support.digits.ink import Figure, PictureError, find_figures, normalize, open_picture, turn
+from support.digits.page import write_page
+from support.digits.reading import Reading, as_json, as_text, choose, draw, judge
+from support.figures import axes
+from support.run.checkpoint import read_weights
+from support.run.history import run_name
+from support.terminal import Parser, UserError, number, printable, run_command, say, say_aside, warn
 
 COMMITTED = Path(__file__).resolve().parent / "weights"  # of the three networks, NAME.pt
 USUAL_MODEL = "lenet_bn"  # with augmentation: the most exact of the three

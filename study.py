@@ -27,13 +27,14 @@ from torch.nn import functional as F
 
 import main
 from dataset import MNIST, SIZE, compose_affine, draw_affine, warp
-from support import checkpoint, study_report
-from support.checkpoint import RunFiles
-from support.command import Parser, Stopped, UserError, number, run_command, say
 from support.files import make_folder
-from support.history import SETTINGS, History, read_history, run_name
-from support.jobs import Job, end_with_parent, run_jobs
-from support.observer import Observer
+from support.run import checkpoint
+from support.run.callback import Observer
+from support.run.checkpoint import RunFiles
+from support.run.history import SETTINGS, History, read_history, run_name
+from support.study import report
+from support.study.jobs import Job, end_with_parent, run_jobs
+from support.terminal import Parser, Stopped, UserError, number, run_command, say
 
 CONFIGURATIONS = (
     ("lenet",),
@@ -263,7 +264,7 @@ def command() -> int:
     if arguments.list:
         list_runs(arguments)
     elif arguments.report:
-        study_report.report(Path(arguments.output_dir))
+        report.report(Path(arguments.output_dir))
     else:
         return train_study(arguments)
     return 0

@@ -4,7 +4,7 @@
 
 runs   each network's 50 epochs: the sum of the epochs' seconds, train and test, as the history has them; seconds from
        the command to its end; what the last epoch's test says
-steps  milliseconds of a training step, medians over rounds that take turns: replayed (support/cuda_graphs.py), and
+steps  milliseconds of a training step, medians over rounds that take turns: replayed (support/compute/cuda_graphs.py), and
        with every kernel launched for itself
 """
 

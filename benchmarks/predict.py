@@ -25,10 +25,10 @@ from benchmarks.painter import KINDS, paint  # noqa: E402
 from dataset import MNIST  # noqa: E402
 from predict import add_weights_options, classify, find_weights, load_network, recognize  # noqa: E402
 from support import files  # noqa: E402
-from support.command import Parser, UserError, number, progress, run_command, say  # noqa: E402
-from support.ink import SIZE, PictureError, find_figures, flatten  # noqa: E402
-from support.reading import DOUBT, NOT_SURE, choose, judge  # noqa: E402
+from support.digits.ink import SIZE, PictureError, find_figures, flatten  # noqa: E402
+from support.digits.reading import DOUBT, NOT_SURE, choose, judge  # noqa: E402
 from support.seeds import WEIGHTS, seed_of  # noqa: E402
+from support.terminal import Parser, UserError, number, progress, run_command, say  # noqa: E402
 
 HELD_OUT = 10_000  # of the training images, the last: parameters are chosen on them, test images decide nothing
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)

@@ -43,7 +43,7 @@ import main  # noqa: E402 - the project's root is not a package
 from benchmarks.usual import TEST_BATCH, UsualMNIST, UsualScript, usual_network  # noqa: E402
 from dataset import MNIST  # noqa: E402
 from model import MODELS  # noqa: E402
-from support.archive import write_tar  # noqa: E402
+from support.data.images import write_tar  # noqa: E402
 
 CONFIGURATIONS = (("lenet", False), ("lenet_bn", True), ("mlp", False))
 SHARE = 0.1  # of an epoch, that the usual script runs between two epochs of ours: it would take minutes otherwise

@@ -28,9 +28,9 @@ sys.path.insert(0, str(ROOT))
 import main  # noqa: E402 - the project's root is not a package
 from dataset import MNIST  # noqa: E402
 from model import MODELS, CustomMLP  # noqa: E402
-from support.command import number, say  # noqa: E402
-from support.download import find_data  # noqa: E402
+from support.data.find import find_data  # noqa: E402
 from support.seeds import WEIGHTS, seed_of  # noqa: E402
+from support.terminal import number, say  # noqa: E402
 
 LOG = Path(__file__).with_name("tuning.jsonl")
 HELD_OUT = 10_000  # the last training images

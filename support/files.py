@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from support.command import UserError, printable, warn
+from support.terminal import UserError, printable, warn
 
 try:
     import fcntl

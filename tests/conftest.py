@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import dataset
-from support.archive import write_tar
+from support.data.images import write_tar
 
 ROOT = Path(__file__).resolve().parent.parent
 

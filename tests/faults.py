@@ -51,8 +51,8 @@ sys.path.insert(0, str(ROOT))
 
 import main  # noqa: E402
 from support import files  # noqa: E402
-from support.command import UserError  # noqa: E402
-from support.history import read_runs  # noqa: E402
+from support.run.history import read_runs  # noqa: E402
+from support.terminal import UserError  # noqa: E402
 
 RUNS = (["--model", "lenet"], ["--model", "mlp"], ["--model", "lenet_bn", "--augment"])
 EPOCHS = 4  # enough to be killed before, between and behind checkpoints

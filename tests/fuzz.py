@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from PIL import Image
 
-from support.archive import SIZE, DataError, read_images
+from support.data.images import SIZE, DataError, read_images
 
 MAX_SECONDS = 5  # of CPU time, a case
 MAX_MEMORY = 300  # MB above what the program took before the first case

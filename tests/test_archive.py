@@ -22,9 +22,9 @@ import pytest
 import torch
 from PIL import Image
 
-from support import archive as module
-from support import container
-from support.archive import SIZE, DataError, read_images, write_tar
+from support.data import container
+from support.data import images as module
+from support.data.images import SIZE, DataError, read_images, write_tar
 
 PLAIN = {"tar": lambda data: data}
 COMPRESSED = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}

@@ -17,7 +17,7 @@ from matplotlib.font_manager import fontManager
 from matplotlib.text import Annotation, Text
 from PIL import Image
 
-from support import axes as look
+from support.figures import axes as look
 
 ROOT = Path(look.__file__).parent.parent
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler as schedules
 
-from support import checkpoint
-from support.checkpoint import RunFiles
-from support.command import UserError
+from support.run import checkpoint
+from support.run.checkpoint import RunFiles
+from support.terminal import UserError
 
 OPTIMIZERS = {
     "SGD": lambda weights: torch.optim.SGD(weights, 0.1, momentum=0.9, nesterov=True),

@@ -12,8 +12,8 @@ from torch import nn
 
 import main
 from model import MODELS, CustomMLP, LeNet5
-from support.cuda_graphs import LAUNCHED, Replayed, replayable
-from support.observer import Observer
+from support.compute.cuda_graphs import LAUNCHED, Replayed, replayable
+from support.run.callback import Observer
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 LABELS = torch.arange(8, device="cuda") if torch.cuda.is_available() else None

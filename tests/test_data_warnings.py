@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dataset import MNIST
-from support.data_warnings import doubts
+from support.data.data_warnings import doubts
 
 
 def only(found: list[str]) -> str:

@@ -14,8 +14,8 @@ from torchvision import datasets
 
 import dataset as module
 from dataset import MEAN, MNIST, MNIST_SHA256, PADDING, STD, network_input
-from support.archive import write_tar
-from support.container import DataError
+from support.data.container import DataError
+from support.data.images import write_tar
 
 
 def total(batches: Iterable) -> tuple[int, list[int]]:

@@ -10,8 +10,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 import main
 from dataset import MNIST
 from model import MODELS, LeNet5
-from support import processes
-from support.fast_layers import use_fast_layers
+from support.compute.fast_layers import use_fast_layers
 
 
 class EpochIsOver(Exception):

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 import dataset
 import main
-from support import processes
-from support.command import UserError
+from support.compute import distributed
+from support.terminal import UserError
 
 ROOT = Path(main.__file__).resolve().parent
 PATIENCE = 300  # seconds; a run takes ten, and several times that on a machine with other work
@@ -105,7 +105,7 @@ import sys
 import torch
 sys.path.insert(0, sys.argv[1])
 import main
-from support import processes
+from support.compute import distributed
 main.TEST_BATCH = 100  # so that the sample makes 15 batches, which two processes cannot share evenly
 torch.distributed.init_process_group("gloo")
 torch.manual_seed(0)
@@ -116,9 +116,9 @@ figures = main.test(network, train_set)
 def gradients(size):
     # of one step on the first `size` images, each process on its share: the last share is smaller
     textbook = main.MODELS["lenet"]()
-    batches = processes.Batches(train_set, size, seed=0)
+    batches = distributed.Batches(train_set, size, seed=0)
     batches.order = lambda: torch.arange(int(sys.argv[4]))
-    shared = processes.share_network(textbook, batches)
+    shared = distributed.share_network(textbook, batches)
     given = []
     for images, labels in batches:
         textbook.zero_grad()
@@ -129,7 +129,7 @@ def gradients(size):
 torch.manual_seed(1)
 made = gradients(12)
 kept = {"state": network.state_dict(), "figures": figures, "gradients": made}
-torch.save(kept, f"{sys.argv[3]}/{processes.rank()}.pt")
+torch.save(kept, f"{sys.argv[3]}/{distributed.rank()}.pt")
 torch.distributed.destroy_process_group()
 """
 
@@ -244,7 +244,7 @@ def test_processes_take_turns_unless_the_user_chose_otherwise(monkeypatch, chose
     given = []
     monkeypatch.setattr(os, "sched_getscheduler", lambda pid: getattr(os, f"SCHED_{chosen}"))
     monkeypatch.setattr(os, "sched_setscheduler", lambda pid, policy, parameter: given.append(policy))
-    processes.take_turns()
+    distributed.take_turns()
     assert given == ([os.SCHED_BATCH] if chosen == "OTHER" else [])
 
 
@@ -270,7 +270,7 @@ def shares(monkeypatch, count: int, batch_size: int, world: int, epoch: int = 1,
     for rank in range(world):
         monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
         monkeypatch.setattr(processes, "world_size", lambda: world)
-        batches = processes.Batches(Numbers(count), batch_size, seed)
+        batches = distributed.Batches(Numbers(count), batch_size, seed)
         batches.epoch = epoch
         made = [(labels.tolist(), batches.part) for _, labels in batches]
         assert len(made) == len(batches)
@@ -308,7 +308,7 @@ def test_a_global_batch_holds_the_same_images_however_many_share_it(monkeypatch)
 def test_a_batch_that_cannot_be_shared_out(monkeypatch, batch_size, named):
     monkeypatch.setattr(processes, "world_size", lambda: 2)
     with pytest.raises(UserError, match=named):
-        processes.check_batch_size(batch_size, 1437, main.MODELS["lenet"]())
+        distributed.check_batch_size(batch_size, 1437, main.MODELS["lenet"]())
 
 
 def test_processes_draw_each_for_itself(monkeypatch, small, tmp_path):

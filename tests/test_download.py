@@ -18,10 +18,10 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from support import download as module
 from support import files
-from support.archive import DataError, read_images, write_tar
-from support.download import SAMPLE, SPLITS, Source, download, find_data
+from support.data import find as module
+from support.data.find import SAMPLE, SPLITS, Source, download, find_data
+from support.data.images import DataError, read_images, write_tar
 
 WAIT = 20  # seconds for what takes far less, so that a test that fails ends
 

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import LeNet5
-from support.fast_layers import PooledConv2d, ThinConv2d, WholeConv2d, use_fast_layers
+from support.compute.fast_layers import PooledConv2d, ThinConv2d, WholeConv2d, use_fast_layers
 
 JIT_WARNINGS = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
 KINDS = {"c1": PooledConv2d, "s2": nn.Identity, "c3": ThinConv2d, "c5": WholeConv2d}

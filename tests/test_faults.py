@@ -25,10 +25,10 @@ import torch
 import dataset
 import main
 import model
-from support import checkpoint as support_checkpoint
 from support import files
-from support.archive import write_tar
-from support.observer import Observer
+from support.data.images import write_tar
+from support.run import checkpoint as support_checkpoint
+from support.run.callback import Observer
 
 ROOT = Path(main.__file__).resolve().parent
 NAME = "mine"

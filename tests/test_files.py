@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support import files
-from support.command import UserError
+from support.terminal import UserError
 
 ROOT = Path(files.__file__).resolve().parent.parent
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import main
-from support import history
-from support.command import UserError
+from support.run import history
+from support.terminal import UserError
 
 SETTINGS = {"model": "lenet", "data": "MNIST", "augment": False, **main.DEFAULTS}
 

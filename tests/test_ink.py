@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from benchmarks import painter
-from support import ink, lines
+from support.digits import ink, lines
 
 STROKES = {  # digits as lines through points of a square, 0 to 100
     1: [[(50, 5), (50, 95)]],

@@ -23,9 +23,10 @@ from torch.nn import functional as F
 import dataset
 import main
 from model import MODELS
-from support import download, history, processes
-from support.archive import write_tar
-from support.observer import Observer
+from support.compute import distributed
+from support.data.images import write_tar
+from support.run import history
+from support.run.callback import Observer
 
 ROOT = Path(main.__file__).resolve().parent
 EPOCH_LINE = re.compile(
@@ -443,7 +444,7 @@ def test_every_image_is_used_once_an_epoch_the_last_smaller_batch_too(small, tmp
 def test_batches_are_those_of_the_order_however_many_are_made_at_once(small, monkeypatch, at_once):
     monkeypatch.setattr(processes, "IMAGES_AT_ONCE", at_once)
     data = dataset.MNIST(small / "train.tar")
-    batches = processes.Batches(data, 64, seed=3)
+    batches = distributed.Batches(data, 64, seed=3)
     order, made = batches.order(), list(batches)
     assert len(batches) == len(made) == 4
     for step, (images, labels) in enumerate(made):
@@ -454,7 +455,7 @@ def test_batches_are_those_of_the_order_however_many_are_made_at_once(small, mon
 
 def test_the_order_depends_on_seed_and_epoch_and_on_nothing_else():
     def order(seed: int, epoch: int) -> list[int]:
-        batches = processes.Batches(range(50), 10, seed)
+        batches = distributed.Batches(range(50), 10, seed)
         batches.epoch = epoch
         torch.rand(1)
         return batches.order().tolist()
@@ -1048,13 +1049,13 @@ def test_a_run_in_a_thread_as_a_notebook_may_start_it(small, tmp_path):
 MAPPED = """
 import ctypes
 import torch
-from support import processes
+from support.compute import distributed
 FIELDS = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
 class Info(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in FIELDS.split()]
 library = ctypes.CDLL(None)
 library.mallinfo2.restype = Info
-processes.keep_freed_memory()
+distributed.keep_freed_memory()
 before = library.mallinfo2().hblks
 block = torch.ones(30 * 2**18)  # 30 MiB
 print(library.mallinfo2().hblks - before)

@@ -11,7 +11,7 @@ from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import MODELS, CustomMLP, LeNet5, count_parameters
-from support.layer_table import describe
+from support.compute.layer_table import describe
 
 LENET_COUNTS = {"c1": 156, "c3": 2_416, "c5": 48_120, "f6": 10_164, "f7": 850}
 MLP_COUNTS = {"f1": 44 * (1024 + 1), "f2": 120 * (44 + 1), "f3": 10_164, "f4": 850}

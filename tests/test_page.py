@@ -24,10 +24,10 @@ from torch.nn import functional as F
 
 from dataset import network_input
 from model import MODELS, CustomMLP, LeNet5
-from support.archive import read_images
-from support.command import UserError
-from support.ink import normalize
-from support.page import write_page
+from support.data.images import read_images
+from support.digits.ink import normalize
+from support.digits.page import write_page
+from support.terminal import UserError
 from tests.test_ink import blotted
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,9 +11,9 @@ from PIL import Image
 from test_axes import assert_clean
 
 import plot
-from support.axes import LOSS_FLOOR, PALE
-from support.groups import comparable, lines
-from support.history import DRAWS, Run, mistakes, seal, write_arrays, write_history
+from support.figures.axes import LOSS_FLOOR, PALE
+from support.figures.groups import comparable, lines
+from support.run.history import DRAWS, Run, mistakes, seal, write_arrays, write_history
 
 
 def make_history(model="lenet", augment=False, seed=0, epochs=6, **changes):

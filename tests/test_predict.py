@@ -18,7 +18,7 @@ import dataset
 import main
 import predict
 from model import MODELS
-from support import ink, reading
+from support.digits import ink, reading
 from tests.test_ink import drawn
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -430,7 +430,7 @@ def test_damaged_or_foreign_weights(command, weights, tmp_path, damage):
 
 
 def test_what_is_too_small_beside_the_largest_is_not_left_out_silently():
-    from support.ink import find_figures, flatten
+    from support.digits.ink import find_figures, flatten
 
     image = Image.new("L", (600, 400), 255)
     image.paste(drawn(4, size=380, pen=20), (10, 10))

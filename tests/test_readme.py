@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import main
-from support import history
+from support.run import history
 
 ROOT = Path(main.__file__).resolve().parent
 LANGUAGES = ("README.md", "README.ko.md")

@@ -19,10 +19,10 @@ import plot
 from dataset import MNIST
 from main import make_training, parse_arguments, run, train, train_and_test
 from model import MODELS, LeNet5
-from support.archive import write_tar
-from support.fast_layers import PooledConv2d
-from support.history import read_runs
-from support.observer import Observer
+from support.compute.fast_layers import PooledConv2d
+from support.data.images import write_tar
+from support.run.callback import Observer
+from support.run.history import read_runs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

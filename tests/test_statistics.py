@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from support import statistics
+from support.study import statistics
 
 # Student's own data (1908): extra hours of sleep of ten patients under two drugs. The figures are R's, ?sleep.
 FIRST = np.array([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0])

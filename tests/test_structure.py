@@ -48,8 +48,13 @@ def reached(*starts: str) -> set[str]:
 
 def test_the_rooms_are_there() -> None:
     assert set(TRIO) <= TOP
-    assert {"support.archive", "support.history", "support.fast_layers", "support.ink"} <= SUPPORT
-    assert "support.archive" in IMPORTS["dataset"], "what is read from the trees is what they import"
+    assert {
+        "support.data.images",
+        "support.run.history",
+        "support.compute.fast_layers",
+        "support.digits.ink",
+    } <= SUPPORT
+    assert "support.data.images" in IMPORTS["dataset"], "what is read from the trees is what they import"
 
 
 @pytest.mark.parametrize("room", sorted(SUPPORT))
@@ -75,7 +80,9 @@ def test_no_room_is_called_after_nothing() -> None:
     assert not {name.rpartition(".")[2] for name in SOURCES} & {"utils", "util", "helpers", "misc", "common", "tools"}
 
 
-@pytest.mark.parametrize("name", ["plot", "support.archive", "support.history", "support.ink", "support.axes"])
+@pytest.mark.parametrize(
+    "name", ["plot", "support.data.images", "support.run.history", "support.digits.ink", "support.figures.axes"]
+)
 def test_these_do_without_torch(name) -> None:
     assert not reached(name) & {"torch", "torchvision"}
 

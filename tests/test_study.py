@@ -17,11 +17,12 @@ import torch
 import dataset
 import main
 import study
-from support import checkpoint, jobs
-from support.checkpoint import RunFiles
-from support.command import UserError
 from support.files import lock
-from support.history import METRICS, read_history
+from support.run import checkpoint
+from support.run.checkpoint import RunFiles
+from support.run.history import METRICS, read_history
+from support.study import jobs
+from support.terminal import UserError
 
 ROOT = Path(study.__file__).parent
 LAYERS = ("c1", "c3", "c5", "f6", "f7")

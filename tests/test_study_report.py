@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from test_axes import assert_clean
 
-from support import study_figures, study_report
-from support import study_results as results
-from support.command import UserError
-from support.history import seal, write_arrays, write_history
-from support.statistics import Estimate
-from support.study_results import AUGMENTED, BOTH, MLP, NORMALIZED, PLAIN
+from support.run.history import seal, write_arrays, write_history
+from support.study import figures, report, results
+from support.study.results import AUGMENTED, BOTH, MLP, NORMALIZED, PLAIN
+from support.study.statistics import Estimate
+from support.terminal import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES, EPOCHS = 1000, 4
@@ -143,8 +142,8 @@ def test_epochs_to_a_level_count_from_1_and_may_be_none(groups):
     history = {**run.history, "test_accuracy": [0.5, 0.99, 0.98, 0.995]}
     assert results.epochs_to([run._replace(history=history)], 0.99) == [2]
     assert results.epochs_to([run._replace(history=history)], 0.999) == [np.inf]
-    assert study_report.reached(np.array([2, np.inf])) == "1 of 2 runs"
-    assert study_report.reached(np.array([2.0, 4.0])) == "3.0 ± 1.4"
+    assert report.reached(np.array([2, np.inf])) == "1 of 2 runs"
+    assert report.reached(np.array([2.0, 4.0])) == "3.0 ± 1.4"
 
 
 def test_the_steps_from_train_to_test_accuracy_add_up(groups):
@@ -237,27 +236,27 @@ EQUAL = difference(0.0001, -0.0002, 0.0004, 0.9, 0.01, (-0.0005, 0.0007))
     ],
 )
 def test_a_sentence_says_what_its_interval_carries(one, carried, not_carried):
-    sentence = study_report.verdict(one, [one])
+    sentence = report.verdict(one, [one])
     assert sentence.startswith(f"Batch normalization alone: {100 * one.paired.value:+.3f} [")
     assert all(words in sentence for words in carried)
     assert not [words for words in not_carried if words in sentence]
 
 
 def test_a_small_but_sure_difference_is_called_both(groups):
-    sentence = study_report.verdict(difference(0.0002, 0.0001, 0.0003, 0.01, 0.01, (0.0001, 0.0003)), [])
+    sentence = report.verdict(difference(0.0002, 0.0001, 0.0003, 0.01, 0.01, (0.0001, 0.0003)), [])
     assert "a difference is shown" in sentence
     assert "shown to be smaller than 0.05 points" in sentence
 
 
 def test_titles_name_only_what_is_shown():
-    title = study_figures.forest_title([SHOWN, THESE_IMAGES, OPEN, ALONE, EQUAL])
+    title = figures.forest_title([SHOWN, THESE_IMAGES, OPEN, ALONE, EQUAL])
     assert title == "A difference in accuracy is shown for 2 of 5 comparisons; for new digits as well for 1: bn - plain"
-    assert study_figures.forest_title([OPEN]) == "A difference in accuracy is shown for 0 of 1 comparisons"
+    assert figures.forest_title([OPEN]) == "A difference in accuracy is shown for 0 of 1 comparisons"
 
 
 def test_a_ratio_counts_layers_whose_interval_leaves_1_out():
     ratios = [Estimate(3, 2, 4, 0), Estimate(0.5, 0.4, 0.6, 0), Estimate(1.1, 0.9, 1.3, 0.4)]
-    sentence = study_report.ratio_sentence("50", ratios)
+    sentence = report.ratio_sentence("50", ratios)
     assert sentence == "after epoch 50 0.5 to 3 (larger in 1, smaller in 1, not told apart in 1 of 3 layers)"
 
 
@@ -265,7 +264,7 @@ def test_a_ratio_counts_layers_whose_interval_leaves_1_out():
 
 
 def report_of(folder, capsys):
-    assert study_report.report(folder) == 0
+    assert report.report(folder) == 0
     return capsys.readouterr().out
 
 
@@ -286,7 +285,7 @@ def test_the_document_is_whole_and_its_figures_are_there(tmp_path, capsys):
 
 
 def test_the_table_holds_mean_and_deviation(groups):
-    row = next(line for line in study_report.accuracy_section(groups)[1].splitlines() if line.startswith("| `lenet` "))
+    row = next(line for line in report.accuracy_section(groups)[1].splitlines() if line.startswith("| `lenet` "))
     values = 100 * results.last(groups[PLAIN], "accuracy")
     assert f"{values.mean():.2f} ± {values.std(ddof=1):.2f} %" in row
 
@@ -322,7 +321,7 @@ def test_a_figure_that_cannot_be_drawn_costs_that_figure_only(tmp_path, capsys, 
 
     monkeypatch.setattr(study_figures, "draw_study", fail)
     folder = write_study(tmp_path / "study", {PLAIN: 0.9, MLP: 0.8}, 2)
-    assert study_report.report(folder) == 1
+    assert report.report(folder) == 1
     said = capsys.readouterr()
     assert "study.png: cannot be drawn: RuntimeError: no room" in said.err
     assert "(study.png)" not in said.out
@@ -334,17 +333,17 @@ def test_a_figure_that_cannot_be_drawn_costs_that_figure_only(tmp_path, capsys, 
 
 @pytest.mark.parametrize("name", ["study", "differences", "train_test", "gradients", "moved"])
 def test_no_text_of_a_figure_lies_on_another(groups, name):
-    assert_clean(study_figures.figures(groups, results.differences(groups))[name]())
+    assert_clean(figures.figures(groups, results.differences(groups))[name]())
 
 
 def test_dots_of_equal_values_do_not_overprint():
-    offsets = study_figures.spread_dots(np.array([1.0, 1.0, 1.0, 5.0]), 0.5)
+    offsets = figures.spread_dots(np.array([1.0, 1.0, 1.0, 5.0]), 0.5)
     assert len(set(offsets[:3])) == 3
     assert offsets[3] == 0
 
 
 def test_every_seed_is_a_dot_at_its_value(groups):
-    axes = study_figures.draw_study(groups).axes[0]
+    axes = figures.draw_study(groups).axes[0]
     dots = sorted(value for line in axes.lines if line.get_marker() in ("o", "s") for value in line.get_ydata())
     values = [
         100 * value for key in (PLAIN, AUGMENTED, NORMALIZED, BOTH) for value in results.last(groups[key], "accuracy")
@@ -354,7 +353,7 @@ def test_every_seed_is_a_dot_at_its_value(groups):
 
 def test_the_forest_shows_the_interval_of_each_difference(groups):
     found = results.differences(groups)
-    axes = study_figures.draw_differences(found).axes[0]
+    axes = figures.draw_differences(found).axes[0]
     small = [one for one in found if one.metric == "accuracy"][:6]
     segments = [segment for bars in axes.containers for segment in bars[2][0].get_segments() if len(segment)]
     drawn = [sorted(segment[:, 0]) for segment in segments]
@@ -363,6 +362,6 @@ def test_the_forest_shows_the_interval_of_each_difference(groups):
 
 
 def test_gradients_begin_before_the_first_epoch(groups):
-    lines = study_figures.draw_gradients(groups).axes[0].lines
+    lines = figures.draw_gradients(groups).axes[0].lines
     assert [list(line.get_xdata()) for line in lines] == [[0, 1, 2, 3, 4]] * 2
     assert lines[1].get_ydata()[0] == pytest.approx(8 * (1 * 1.01 * 1.02) ** (1 / 3))  # with it: |g| of 4, |W| of 2

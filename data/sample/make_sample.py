@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from dataset import SIZE  # noqa: E402 - the project's root is not a package
-from support.archive import write_tar  # noqa: E402
+from support.data.images import write_tar  # noqa: E402
 
 TRAIN = 1437  # four fifths
 BOX = 20  # pixels a side, of MNIST's digits

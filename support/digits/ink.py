@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter, ImageOps
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
-from support.lines import EIGHT, extent, find_lines, large_pieces, reduce, stroke_width
+from support.digits.lines import EIGHT, extent, find_lines, large_pieces, reduce, stroke_width
 
 SIZE = 28  # pixels a side of an MNIST image
 

@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from support.archive import suspicious
+from support.data.images import suspicious
 
 LISTED = 10  # absent classes that are named
 

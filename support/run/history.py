@@ -28,8 +28,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from support.command import UserError, printable
 from support.files import open_regular
+from support.terminal import UserError, printable
 
 History = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""The study's document: tables and sentences as Markdown, made from the numbers of `support/study_results.py`.
+"""The study's document: tables and sentences as Markdown, made from the numbers of `support/study/results.py`.
 
 A sentence says what its interval carries and no more: which sentence it is the numbers decide, not what was hoped for.
 """
@@ -12,12 +12,10 @@ from textwrap import fill
 import numpy as np
 from matplotlib.figure import Figure
 
-from support import study_results as results
-from support.axes import percent, save
-from support.command import say, say_aside
+from support.figures.axes import percent, save
 from support.files import replace
-from support.statistics import Estimate, holm, mean_interval
-from support.study_results import (
+from support.study import results
+from support.study.results import (
     AUGMENTED,
     BOTH,
     MARGIN,
@@ -30,6 +28,8 @@ from support.study_results import (
     Difference,
     Groups,
 )
+from support.study.statistics import Estimate, holm, mean_interval
+from support.terminal import say, say_aside
 
 ALPHA = 0.05
 MOST_CONFUSIONS = 10  # of 90
@@ -72,9 +72,9 @@ def report(folder: Path) -> int:
 
 def figures(groups: Groups, found: list[Difference]) -> dict[str, Callable[[], Figure]]:
     """What draws each figure that these runs allow, by the name of its file."""
-    from support import study_figures
+    from support.study import figures
 
-    return study_figures.figures(groups, found)
+    return figures.figures(groups, found)
 
 
 def document(groups: Groups, found: list[Difference], drawn: dict[str, str]) -> str:

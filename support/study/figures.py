@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from support import axes as look
-from support import study_results as results
-from support.axes import Curve, headline, percent, styled
-from support.statistics import mean_interval
-from support.study_results import AUGMENTED, BOTH, MARGIN, MLP, NORMALIZED, PLAIN, Configuration, Difference, Groups
+from support.figures import axes as look
+from support.figures.axes import Curve, headline, percent, styled
+from support.study import results
+from support.study.results import AUGMENTED, BOTH, MARGIN, MLP, NORMALIZED, PLAIN, Configuration, Difference, Groups
+from support.study.statistics import mean_interval
 
 ALPHA = 0.05
 PAIR = (PLAIN, NORMALIZED)

@@ -23,7 +23,7 @@ from matplotlib.font_manager import FontEntry, findfont, fontManager, get_font
 from matplotlib.text import Annotation, Text
 from matplotlib.ticker import MaxNLocator
 
-from support.command import printable
+from support.terminal import printable
 
 Arguments = ParamSpec("Arguments")
 

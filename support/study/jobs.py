@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from support.command import check_signals, printable, signals_leave_word
+from support.terminal import check_signals, printable, signals_leave_word
 
 PIPE = "STUDY_STDIN_IS_PIPE"  # set in the environment of a job, since any program may have an empty standard input
 PAUSE = 0.1  # seconds between two looks at the jobs

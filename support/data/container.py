@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from support.command import UserError, printable
 from support.files import open_regular
+from support.terminal import UserError, printable
 
 MAX_BYTES = 2_000_000_000  # of a file, compressed or decompressed: a million images take 1.5 GB of a tar
 MAX_STREAMS = 100_000  # of a compressed file, one behind the other: bgzip begins a new one every 64 KB

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from support import files, idx
-from support.archive import DataError, read_images, write_tar
-from support.command import check_signals, printable, say_aside
-from support.container import Container, reason, what_is
+from support import files
+from support.data import idx
+from support.data.container import Container, reason, what_is
+from support.data.images import DataError, read_images, write_tar
+from support.terminal import check_signals, printable, say_aside
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "data" / "sample"

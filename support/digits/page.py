@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from support import files
-from support.command import UserError, printable
+from support.terminal import UserError, printable
 
 TEMPLATE = Path(__file__).with_name("draw.html")
 PLACE = "WEIGHTS"  # stands once in the template

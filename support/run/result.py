@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from support import files, history
-from support.checkpoint import RunFiles
-from support.command import printable, warn
+from support import files
+from support.run import history
+from support.run.checkpoint import RunFiles
+from support.terminal import printable, warn
 
 
 def answers(logits: Tensor, labels: Tensor) -> dict[str, np.ndarray]:

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from support import files
-from support.command import Stopped, UserError, printable, say
-from support.history import (
+from support.compute.distributed import is_first
+from support.run.history import (
     ENDINGS,
     History,
     differences,
@@ -34,7 +34,7 @@ from support.history import (
     write_arrays,
     write_history,
 )
-from support.processes import is_first
+from support.terminal import Stopped, UserError, printable, say
 
 State = dict[str, Any]
 LARGEST_CHECKPOINT = 2**30  # bytes, unpacked: a thousand times what these networks take

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from support.command import printable
-from support.container import Container, DataError, reason
+from support.data.container import Container, DataError, reason
+from support.terminal import printable
 
 UNSIGNED_BYTES = 8  # the type that MNIST has
 _TYPES = {8: "uint8", 9: "int8", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}

@@ -12,10 +12,10 @@ import numpy as np
 from matplotlib.figure import Figure as Drawing
 from matplotlib.patches import Rectangle
 
-from support.axes import PALE, TEST, readable, styled
-from support.command import printable
-from support.ink import FINE, SIZE, Figure, Picture, fit, normalize, reading_order
-from support.lines import stroke_width
+from support.digits.ink import FINE, SIZE, Figure, Picture, fit, normalize, reading_order
+from support.digits.lines import stroke_width
+from support.figures.axes import PALE, TEST, readable, styled
+from support.terminal import printable
 
 DOUBT = 0.9  # a probability below this is doubtful: benchmarks/predict.py has the curve it was chosen on
 NOT_SURE = "the network is not sure"

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from support.axes import figure_name, model_order, readable
-from support.history import RECIPE, SETTINGS, History, Run, epochs_done
+from support.figures.axes import figure_name, model_order, readable
+from support.run.history import RECIPE, SETTINGS, History, Run, epochs_done
 
 Groups = dict[Any, list[Run]]
 

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from support.command import UserError
+from support.terminal import UserError
 
 
 def describe(model: nn.Module) -> str:

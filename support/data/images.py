@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from support import idx, png
-from support.command import printable
-from support.container import PICTURES, START, Container, DataError, quote, reason, shorten, what_is
+from support.data import idx, png
+from support.data.container import PICTURES, START, Container, DataError, quote, reason, shorten, what_is
 from support.files import open_regular
+from support.terminal import printable
 
 SIZE = png.SIZE
 

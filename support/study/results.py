@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from support import statistics
-from support.command import UserError, printable
-from support.groups import configuration, group_by, in_order
-from support.history import Run, epochs_done, read_runs, shorten
-from support.statistics import Estimate
+from support.figures.groups import configuration, group_by, in_order
+from support.run.history import Run, epochs_done, read_runs, shorten
+from support.study import statistics
+from support.study.statistics import Estimate
+from support.terminal import UserError, printable
 
 Configuration = tuple[str, bool]
 Groups = dict[Configuration, list[Run]]

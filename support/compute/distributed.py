@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
-from support.command import UserError, check_signals
 from support.seeds import ORDER, seed_of
+from support.terminal import UserError, check_signals
 
 Result = TypeVar("Result")
 IMAGES_AT_ONCE = 1024  # made together, for several batches: the calls that make 128 cost more than the work on them

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from support.command import UserError
+from support.terminal import UserError
 
 
 class DivergedError(UserError):

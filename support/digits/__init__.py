@@ -1,0 +1,1 @@
+"""Any picture -> digits as MNIST has them, the answer in words, and the page to draw on."""

@@ -1,0 +1,1 @@
+"""The look of all figures, and runs as their curves."""

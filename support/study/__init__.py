@@ -1,0 +1,1 @@
+"""The study: its jobs, numbers, figures and tables."""
