@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import dataset
-from support.data.images import write_tar
+from support.data.images import read_images, write_tar
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,10 +19,24 @@ ROOT = Path(__file__).resolve().parent.parent
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+SMALL = {"train": 1437, "test": 360}  # images of the data set that tests train on: a run of an epoch takes a moment
+
+
 @pytest.fixture(scope="session")
-def sample() -> Path:
-    """The folder of the bundled sample's train.tar and test.tar."""
-    return ROOT / "data" / "sample"
+def mnist_dir() -> Path:
+    """The folder of the whole MNIST, train.tar.gz and test.tar.gz."""
+    return ROOT / "data"
+
+
+@pytest.fixture(scope="session")
+def sample(mnist_dir, tmp_path_factory) -> Path:
+    """A folder with train.tar and test.tar: the first 1,437 and 360 digits of MNIST."""
+    folder = tmp_path_factory.mktemp("sample") / "sample"
+    folder.mkdir()
+    for split, count in SMALL.items():
+        images, labels = read_images(mnist_dir / f"{split}.tar.gz")
+        write_tar(folder / f"{split}.tar", split, images[:count], labels[:count])
+    return folder
 
 
 @pytest.fixture
@@ -33,14 +47,6 @@ def train_set(sample) -> dataset.MNIST:
 @pytest.fixture
 def test_set(sample) -> dataset.MNIST:
     return dataset.MNIST(sample / "test.tar")
-
-
-@pytest.fixture(scope="session")
-def mnist_dir() -> Path:
-    """The folder of the whole MNIST's train.tar and test.tar: from MNIST_DIR, or the test is skipped."""
-    if not os.environ.get("MNIST_DIR"):
-        pytest.skip("set MNIST_DIR to the folder of train.tar and test.tar of the whole MNIST")
-    return Path(os.environ["MNIST_DIR"])
 
 
 @pytest.fixture(scope="module")
