@@ -25,7 +25,7 @@ MEAN, STD = 0.1307, 0.3081  # of the 60,000 training images, scaled to [0, 1]
 
 ROTATION = 20  # degrees, either way
 TRANSLATION = 0.1  # of width and height, either way
-SMALLEST_CROP = 0.8  # of the area; the largest is the whole image
+MIN_CROP = 0.8  # of the area; the largest is the whole image
 
 MNIST_SHA256 = {  # of the decoded images and labels, see MNIST.sha256
     "train": "edc0d1098aa497be14ace79ddd5171e5a3dcf9c4d196c015389203eb3ba1f59b",
@@ -36,7 +36,7 @@ Augment = bool | float | tuple[float, float]
 
 
 class MNIST(Dataset):
-    """Images and labels of an archive or folder of PNGs, or of IDX files: whatever `support.data.images.read_images` reads.
+    """Images and labels of an archive or folder of PNGs, or of IDX files: whatever `read_images` reads.
 
     `dataset[i]` is (image, label): float32 (1, 32, 32), normalized, and an int. `dataset[[i, j, ...]]` is a batch:
     float32 (B, 1, 32, 32) and int64 (B,), on the device of `images`; so is a slice, or a mask as in
@@ -151,7 +151,7 @@ def network_input(images: Tensor) -> Tensor:
 def draw_affine(count: int, strength: Augment = 1.0, device: torch.device | str = "cpu") -> Tensor:
     """Matrices (count, 2, 3) of `compose_affine`, each drawn for itself: torchvision draws once for a whole batch.
 
-    strength in [0, 1] scales the ranges: 1 is ROTATION, TRANSLATION and crops of SMALLEST_CROP to 1 of the area, 0 is
+    strength in [0, 1] scales the ranges: 1 is ROTATION, TRANSLATION and crops of MIN_CROP to 1 of the area, 0 is
     no change. A pair (low, high) draws each image's own strength. Of an area a, the crop's width takes the share a**u
     and its height a**(1 - u), u uniform in [0, 1]: every aspect ratio that fits into the image, from a to 1/a, uniform
     in its logarithm as in torchvision's RandomResizedCrop. Its position is uniform over where it fits.
@@ -160,7 +160,7 @@ def draw_affine(count: int, strength: Augment = 1.0, device: torch.device | str 
     scale = torch.empty(count, device=device).uniform_(low, high) if low < high else float(low)
     draws = torch.rand(7, count, device=device)
     either_way = scale * (2 * draws[:3] - 1)
-    area = 1 - scale * (1 - SMALLEST_CROP) * draws[3]
+    area = 1 - scale * (1 - MIN_CROP) * draws[3]
     width, height = area ** draws[4], area ** (1 - draws[4])
     crop = torch.stack([draws[5] * (1 - width), draws[6] * (1 - height), width, height], dim=1)
     return compose_affine(ROTATION * either_way[0], TRANSLATION * either_way[1], TRANSLATION * either_way[2], crop)

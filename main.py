@@ -26,16 +26,16 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.optim.swa_utils import update_bn
 
 import plot
-from dataset import MNIST, MNIST_SHA256, ROTATION, SMALLEST_CROP, TRANSLATION, draw_affine, warp
+from dataset import MIN_CROP, MNIST, MNIST_SHA256, ROTATION, TRANSLATION, draw_affine, warp
 from model import MODELS, CustomMLP, LeNet5, count_parameters
 from support.compute import distributed
-from support.compute.cuda_graphs import Replayed, replayable
+from support.compute.cuda_graphs import GraphedStep, graphed
 from support.compute.fast_layers import use_fast_layers
 from support.compute.layer_table import check_logits, describe
 from support.data.data_warnings import doubts
 from support.data.find import Source, find_data
 from support.run import checkpoint, history, result
-from support.run.callback import Observer
+from support.run.callback import Callback
 from support.run.checkpoint import RunFiles, State
 from support.run.divergence import check_finite
 from support.run.history import History, epochs_done
@@ -58,12 +58,12 @@ BATCH_SIZE = 128
 LEARNING_RATE = 0.05  # at its highest
 WEIGHT_DECAY = 5e-4
 MOMENTUM = 0.9
-WARM_UP = 150  # steps, a third of an epoch of MNIST, in which the learning rate climbs from 0
-LONGEST_WARM_UP = 0.2  # of all steps: so much of a short run, or of one on little data
-LONGEST_GRADIENT = 2.0  # L2 norm, to which a longer one is shortened: without, LeNet-5 dies on little data
-FALL = 0.2  # of all steps, the last, in which it falls to 0
+WARMUP_STEPS = 150  # steps, a third of an epoch of MNIST, in which the learning rate climbs from 0
+MAX_WARMUP = 0.2  # of all steps: so much of a short run, or of one on little data
+MAX_GRAD_NORM = 2.0  # L2 norm, to which a longer one is shortened: without, LeNet-5 dies on little data
+DECAY = 0.2  # of all steps, the last, in which it falls to 0
 AVERAGING = 4  # what is tested and kept is the mean of the weights over the last fifth of the steps so far
-STATISTICS = 10_000  # training images that batch normalization's statistics are measured on: more change nothing
+BN_IMAGES = 10_000  # training images that batch normalization's statistics are measured on: more change nothing
 AUGMENT = (0.0, 1.0)  # each image at its own strength: some nearly as they are, as test images are
 
 CLASSES = 10
@@ -85,43 +85,43 @@ def train(
     """Train one epoch; return the mean loss (nats) and the accuracy, measured while the weights change.
 
     batches: images (B, 1, 32, 32) and labels (B,), as a DataLoader gives them, on the network's device. average: moves
-    towards `network` at every step, see `move_average`. scheduler: stepped once a batch. Raises DivergedError.
+    towards `network` at every step, see `update_average`. scheduler: stepped once a batch. Raises DivergedError.
     """
     network.train()
     losses: list[Tensor] = []
     correct: list[Tensor] = []
     count = 0
-    for images, labels in progress(batches, show=distributed.is_first()):
+    for images, labels in progress(batches, show=distributed.is_main()):
         loss, logits = train_step(network, optimizer, images, labels)
         scheduler.step()
-        move_average(average, network, step=scheduler.last_epoch)
+        update_average(average, network, step=scheduler.last_epoch)
         losses.append(loss * len(labels))  # not `.item()`: reading it makes the CPU wait for the GPU
         correct.append((logits.argmax(1) == labels).sum())
         count += len(labels)
-    mean_loss, accuracy = distributed.mean_over_processes(losses, correct, count)
+    mean_loss, accuracy = distributed.all_reduce_mean(losses, correct, count)
     check_finite(mean_loss, scheduler, len(losses), losses)
     return mean_loss, accuracy
 
 
-@replayable  # on a GPU all of it is launched at one go, see support/compute/cuda_graphs.py
+@graphed  # on a GPU all of it is launched at one go, see support/compute/cuda_graphs.py
 def train_step(network: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """One step down the gradient of the batch's mean loss; return that loss and the logits, both of before it."""
     logits = network(images)
     loss = F.cross_entropy(logits, labels)
     optimizer.zero_grad()
     loss.backward()
-    nn.utils.clip_grad_norm_(network.parameters(), LONGEST_GRADIENT)
+    nn.utils.clip_grad_norm_(network.parameters(), MAX_GRAD_NORM)
     optimizer.step()
     return loss.detach(), logits.detach()
 
 
 def test(network: nn.Module, dataset: MNIST) -> tuple[float, float]:
     """Mean loss (nats) and accuracy over the data set, in evaluation mode. Of several processes, each takes a share."""
-    share = distributed.share_of(len(dataset))
+    share = distributed.shard(len(dataset))
     logits, labels = predict(network, dataset, share), dataset.labels[share.start :: share.step]
     loss = F.cross_entropy(logits, labels, reduction="sum")
     correct = (logits.argmax(1) == labels).sum()
-    return distributed.mean_over_processes([loss], [correct], len(labels))
+    return distributed.all_reduce_mean([loss], [correct], len(labels))
 
 
 @torch.no_grad()
@@ -145,7 +145,7 @@ def learning_rate(step: float, steps: int) -> float:
     It stays high for long because low rates let the weights settle on the training images; averaging the weights takes
     out the noise that a high rate brings.
     """
-    return min(1, step / min(WARM_UP, LONGEST_WARM_UP * steps), (1 - step / steps) / FALL)
+    return min(1, step / min(WARMUP_STEPS, MAX_WARMUP * steps), (1 - step / steps) / DECAY)
 
 
 def make_scheduler(optimizer: Optimizer, steps: int) -> LambdaLR:
@@ -154,7 +154,7 @@ def make_scheduler(optimizer: Optimizer, steps: int) -> LambdaLR:
 
 
 @torch.no_grad()
-def move_average(average: nn.Module, network: nn.Module, step: int) -> None:
+def update_average(average: nn.Module, network: nn.Module, step: int) -> None:
     """Move the averaged weights towards those of `network` after that step, counted from 1.
 
     The share is (A + 1) / (A + step): polynomial-decay averaging (Shamir and Zhang, "Stochastic Gradient Descent for
@@ -165,7 +165,7 @@ def move_average(average: nn.Module, network: nn.Module, step: int) -> None:
 
 
 @torch.no_grad()
-def complete_average(average: nn.Module, network: nn.Module, dataset: MNIST) -> None:
+def recalibrate_batch_norm(average: nn.Module, network: nn.Module, dataset: MNIST) -> None:
     """Give the averaged weights their buffers: those of `network`, and batch normalization's statistics measured anew.
 
     Averaged weights need statistics of their own (Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
@@ -174,10 +174,10 @@ def complete_average(average: nn.Module, network: nn.Module, dataset: MNIST) -> 
     """
     for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(buffer)
-    batches = split_range(range(min(STATISTICS, len(dataset))))
-    mine = [batches[number] for number in distributed.share_of(len(batches))]
+    batches = split_range(range(min(BN_IMAGES, len(dataset))))
+    mine = [batches[number] for number in distributed.shard(len(batches))]
     update_bn((dataset[indices][0] for indices in mine), average)
-    distributed.average_statistics(average, len(mine) / len(batches))
+    distributed.average_buffers(average, len(mine) / len(batches))
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ class Training(NamedTuple):
     """What an epoch changes, and what it reads."""
 
     network: nn.Module
-    shared: nn.Module  # the same network, as several processes train it together, or a GPU replays it
+    wrapped: nn.Module  # the same network, as several processes train it together, or a GPU replays it
     average: nn.Module
     optimizer: Optimizer
     scheduler: LRScheduler
@@ -200,45 +200,45 @@ class Training(NamedTuple):
         return {name: getattr(self, name) for name in ("network", "average", "optimizer", "scheduler")}
 
 
-def run(arguments: argparse.Namespace, observer: Observer = Observer()) -> History:  # noqa: B008 - it holds nothing
+def run(arguments: argparse.Namespace, callback: Callback = Callback()) -> History:  # noqa: B008 - it holds nothing
     """Train and test one network for `arguments.epochs` epochs, and keep its result; returns the history.
 
     Raises UserError, OSError where something cannot be written, Stopped where a signal asked for it.
     """
     device = distributed.choose_device(arguments.device)
     with distributed.process_group(device), signals_leave_word(), ExitStack() as stack:
-        train_set, test_set, source = distributed.first_goes_first(lambda: load_data(arguments, device))
+        train_set, test_set, source = distributed.main_goes_first(lambda: load_data(arguments, device))
         torch.manual_seed(seed_of(WEIGHTS, arguments.seed))
         network = build_network(arguments.model, arguments.classes)
         layers = describe(network)
         check_logits(network, arguments.classes)
         distributed.check_batch_size(arguments.batch_size, len(train_set), network)
         record = new_history(arguments, network, train_set, test_set, source)
-        place, state = distributed.first_decides(lambda: open_run(stack, arguments, record))
+        place, state = distributed.main_decides(lambda: open_run(stack, arguments, record))
         training = make_training(arguments, network.to(device), train_set, test_set)
         if state:
             checkpoint.restore(state, place.checkpoint, training.saved())
-            record = history.go_on(state["history"], record)
+            record = history.resumed(state["history"], record)
         introduce(record, layers, training, source)
         if arguments.dry_run:
             return dry_run(training, record)
         if not state:
-            record |= history.plain(observer.before_training(training.network, training.average, train_set))
+            record |= history.plain(callback.on_train_begin(training.network, training.average, train_set))
         with checkpoint.saying_how_to_resume(place, record, arguments.command):
             for epoch in range(epochs_done(record) + 1, arguments.epochs + 1):
                 figures = train_and_test(training, epoch, arguments)
-                figures |= observer.after_epoch(training.network, training.average, train_set)
+                figures |= callback.on_epoch_end(training.network, training.average, train_set)
                 history.add_epoch(record, figures)
-                if distributed.is_first():
+                if distributed.is_main():
                     checkpoint.save_checkpoint(place, training.saved(), record)
                     say(history.epoch_line(record))
-                if observer.stop:
+                if callback.stop:
                     break
-            record |= history.plain(observer.after_training(training.average, test_set))
-            record = history.seal(record)
-            if distributed.is_first():
-                finish(place, training, record, observer.pictures)
-            distributed.wait_for_all()  # nobody leaves while the first process still writes
+            record |= history.plain(callback.on_train_end(training.average, test_set))
+            record = history.with_digest(record)
+            if distributed.is_main():
+                finish(place, training, record, callback.pictures)
+            distributed.barrier()  # nobody leaves while the first process still writes
     return record
 
 
@@ -262,24 +262,24 @@ def make_training(arguments: argparse.Namespace, network: nn.Module, train_set: 
     sgd = {"momentum": MOMENTUM, "nesterov": True, "weight_decay": arguments.weight_decay, "fused": True}
     optimizer = torch.optim.SGD(network.parameters(), arguments.lr, **sgd)
     scheduler = make_scheduler(optimizer, len(batches) * arguments.epochs)
-    average, shared = copy.deepcopy(network), distributed.share_network(network, batches)
-    if type(shared) in (LeNet5, CustomMLP):  # not a network of your own, which may do anything
-        shared = Replayed(shared)
+    average, wrapped = copy.deepcopy(network), distributed.wrap(network, batches)
+    if type(wrapped) in (LeNet5, CustomMLP):  # not a network of your own, which may do anything
+        wrapped = GraphedStep(wrapped)
     distributed.keep_freed_memory()
-    return Training(network, shared, average, optimizer, scheduler, train_set, batches, test_set)
+    return Training(network, wrapped, average, optimizer, scheduler, train_set, batches, test_set)
 
 
 def train_and_test(training: Training, epoch: int, arguments: argparse.Namespace) -> dict[str, float]:
     """One epoch, counted from 1; its figures by their names in `history.LISTS`. Raises DivergedError."""
-    network, shared, average, optimizer, scheduler, train_set, batches, test_set = training
+    network, wrapped, average, optimizer, scheduler, train_set, batches, test_set = training
     started, rate = time.perf_counter(), scheduler.get_last_lr()[0]
     # anew for each epoch and process, so that an epoch draws the same whatever ran before it
     torch.manual_seed(seed_of(DRAWS, arguments.seed, epoch, distributed.rank()))
     batches.epoch = epoch
     train_set.augment = AUGMENT if arguments.augment else False
-    train_loss, train_accuracy = train(shared, average, batches, optimizer, scheduler)
+    train_loss, train_accuracy = train(wrapped, average, batches, optimizer, scheduler)
     train_set.augment = False
-    complete_average(average, network, train_set)
+    recalibrate_batch_norm(average, network, train_set)
     test_loss, test_accuracy = test(average, test_set)
     check_finite(test_loss, scheduler, len(batches))  # the last step may break what all others had left whole
     measured = (train_loss, train_accuracy, test_loss, test_accuracy, time.perf_counter() - started)
@@ -296,12 +296,12 @@ def new_history(
     """
     sha256 = {"train": train_set.sha256(), "test": test_set.sha256()}
     settings = settings_of(arguments, "MNIST" if sha256 == MNIST_SHA256 else source.folder.resolve().name)
-    recipe: History = {"optimizer": "SGD", "momentum": MOMENTUM, "nesterov": True, "longest_gradient": LONGEST_GRADIENT}
-    recipe |= {"warm_up": WARM_UP, "longest_warm_up": LONGEST_WARM_UP, "fall": FALL}
-    recipe |= {"averaging": AVERAGING, "statistics": STATISTICS}
+    recipe: History = {"optimizer": "SGD", "momentum": MOMENTUM, "nesterov": True, "max_grad_norm": MAX_GRAD_NORM}
+    recipe |= {"warmup_steps": WARMUP_STEPS, "max_warmup": MAX_WARMUP, "decay": DECAY}
+    recipe |= {"averaging": AVERAGING, "bn_images": BN_IMAGES}
     if arguments.augment:
-        recipe |= {"rotation": ROTATION, "translation": TRANSLATION, "smallest_crop": SMALLEST_CROP}
-        recipe |= dict(zip(("weakest", "strongest"), AUGMENT, strict=True))
+        recipe |= {"rotation": ROTATION, "translation": TRANSLATION, "min_crop": MIN_CROP}
+        recipe |= dict(zip(("augment_strength_min", "augment_strength_max"), AUGMENT, strict=True))
     data: History = {"train_images": len(train_set), "test_images": len(test_set)}
     data |= {f"{split}_sha256": digest for split, digest in sha256.items()}
     name = arguments.name or history.run_name(settings, DEFAULTS)
@@ -322,7 +322,7 @@ def open_run(stack: ExitStack, arguments: argparse.Namespace, record: History) -
     if arguments.dry_run:
         checkpoint.check_folders(place)
     else:
-        checkpoint.claim(stack, place)
+        checkpoint.acquire(stack, place)
     if arguments.resume:
         return place, checkpoint.state_to_resume(place, record, learning_rate)
     if not arguments.restart:
@@ -333,8 +333,8 @@ def open_run(stack: ExitStack, arguments: argparse.Namespace, record: History) -
 def dry_run(training: Training, record: History) -> History:
     """One step of training, of which nothing is kept."""
     first = islice(training.batches, 1)
-    train(training.shared, training.average, first, training.optimizer, training.scheduler)
-    if distributed.is_first():
+    train(training.wrapped, training.average, first, training.optimizer, training.scheduler)
+    if distributed.is_main():
         say(f"dry run: 1 of {len(training.batches)} steps of an epoch works; nothing was written")
     return record
 
@@ -344,7 +344,7 @@ def dry_run(training: Training, record: History) -> History:
 
 def introduce(record: History, layers: str, training: Training, source: Source) -> None:
     """Say what is about to be trained, on what, and what looks wrong about it."""
-    if not distributed.is_first():
+    if not distributed.is_main():
         return
     train_set, test_set, threads = training.train_set, training.test_set, torch.get_num_threads()
     say(f"{len(train_set):,} training and {len(test_set):,} test images: {printable(source.found)}")
@@ -431,7 +431,7 @@ def test_only(arguments: argparse.Namespace) -> None:
     say(f"test loss {loss:.4f}  test accuracy {accuracy:.2%}")
 
 
-def main(argv: list[str] | None = None, observer: Observer = Observer()) -> None:  # noqa: B008
+def main(argv: list[str] | None = None, callback: Callback = Callback()) -> None:  # noqa: B008
     """Run the command line. Raises SystemExit for whatever ends it early, with a status as `run_command` gives it."""
 
     def action() -> None:
@@ -441,7 +441,7 @@ def main(argv: list[str] | None = None, observer: Observer = Observer()) -> None
         if arguments.test_only:
             test_only(arguments)
         else:
-            run(arguments, observer)
+            run(arguments, callback)
 
     run_command(action)
 

@@ -20,7 +20,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from support.figures import axes as look
-from support.figures.axes import Curve, headline, percent, readable, save, styled
+from support.figures.axes import Curve, percent, readable, save, set_title, styled
 from support.figures.groups import (
     comparable,
     configuration,
@@ -34,13 +34,13 @@ from support.figures.groups import (
 )
 from support.files import replace
 from support.run.history import History, Run, epochs_done, mistakes, read_runs, shorten
-from support.terminal import Parser, UserError, printable, run_command, say, say_aside
+from support.terminal import Parser, UserError, print_error, printable, run_command, say
 
 Arrays = dict[str, np.ndarray]
 
 STUDY = "study"  # the folder of its runs, within that of the reader's
-COLUMNS, MOST_MISTAKES = 8, 40  # of the picture of mistakes: 5 rows of 8 are legible on half a page
-MOST_FILTERS, MOST_CLASSES, MOST_LINES, MOST_NETWORKS = 64, 40, 40, 6  # as many as one picture can hold
+COLUMNS, MAX_MISTAKES = 8, 40  # of the picture of mistakes: 5 rows of 8 are legible on half a page
+MAX_FILTERS, MAX_CLASSES, MAX_LINES, MAX_NETWORKS = 64, 40, 40, 6  # as many as one picture can hold
 FIRST_EPOCHS = 10  # in which networks differ most
 SHADES = LogNorm(0.0005, 0.5, clip=True)  # of errors, as shares of the label's images: the same for all runs
 TINY = 1e-9  # in place of a scale of 0
@@ -59,7 +59,7 @@ def wrong_of(history: History, wrong: int) -> str:
     return f"{wrong:,} of {history['test_images']:,} test images wrong"
 
 
-def several(groups: Iterable[list[Run]]) -> str:
+def band_note(groups: Iterable[list[Run]]) -> str:
     """What a band is, where there is one."""
     counts = sorted({len(group) for group in groups})
     number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -75,7 +75,7 @@ def draw_run(history: History) -> Figure:
     rates: list[float] = history.get("learning_rate", [])
     figure = Figure((2 * look.PANEL[0], look.PANEL[1] + (0.7 if rates else 0)))
     wrong = wrong_of(history, wrong_images(history))
-    headline(figure, f"{name_of(history)} on {readable(history['data'])}: {wrong} after {end_of(history)}")
+    set_title(figure, f"{name_of(history)} on {readable(history['data'])}: {wrong} after {end_of(history)}")
     rows = figure.subplots(2, 2, sharex="col", height_ratios=(6, 1)) if rates else figure.subplots(1, 2, squeeze=False)
     images = max(history["train_images"], history["test_images"])
     panels = []
@@ -92,7 +92,7 @@ def draw_run(history: History) -> Figure:
     look.label_ends(panels)
     for metric, (axes, curves) in zip(("loss", "accuracy"), panels, strict=True):
         best = int(curves[1].values[0].argmin())  # of an accuracy the error is drawn
-        value = look.figure_text(metric, history[f"test_{metric}"][best])
+        value = look.metric_text(metric, history[f"test_{metric}"][best])
         label = f"{'highest' if metric == 'accuracy' else 'lowest'} on test: {value}, epoch {best + 1}"
         look.label_point(axes, curves, best + 1, curves[1].values[0, best], label)
     return figure
@@ -104,8 +104,8 @@ def train_and_test(histories: list[History], metric: str, images: int) -> list[C
     for split, style in (("train", look.TRAIN), ("test", look.TEST)):
         values = np.array([history[f"{split}_{metric}"] for history in histories])
         as_ran = " (augmented)" if split == "train" and histories[0]["augment"] else ""
-        label = f"{split}{as_ran}\n{look.figure_text(metric, values[:, -1].mean())}"
-        curves.append(Curve(label, look.heights(metric, values, images), style))
+        label = f"{split}{as_ran}\n{look.metric_text(metric, values[:, -1].mean())}"
+        curves.append(Curve(label, look.plot_values(metric, values, images), style))
     return curves
 
 
@@ -145,9 +145,9 @@ def draw_confusion(history: History, arrays: Arrays) -> Figure:
     np.add.at(counts, (arrays["labels"], arrays["predictions"]), 1)
     totals, errors = counts.sum(1), counts - np.diag(np.diag(counts))
     shares = errors / np.maximum(totals, 1)[:, None]
-    written = classes <= MOST_CLASSES
+    written = classes <= MAX_CLASSES
     figure = Figure((0.53 * classes + 3.2, 0.46 * classes + 1.8) if written and classes > 8 else (8.5, 6.4))
-    headline(figure, f"{name_of(history)}: {wrong_of(history, errors.sum())}{most_frequent(errors)}")
+    set_title(figure, f"{name_of(history)}: {wrong_of(history, errors.sum())}{most_frequent(errors)}")
     axes = figure.subplots()
     picture = axes.imshow(np.ma.masked_equal(shares, 0), cmap="Oranges", norm=SHADES, aspect="auto")
     bar = figure.colorbar(picture, ax=axes, label="wrong, of the label's images", pad=0.02, aspect=30)
@@ -180,7 +180,7 @@ def draw_mistakes(history: History, arrays: Arrays) -> Figure:
     """The wrong test images, the most confident first, as many as fit."""
     wrong, images = mistakes(arrays), arrays["mistake_images"]
     confidence = arrays["confidence"][wrong]
-    order = np.argsort(-confidence, kind="stable")[:MOST_MISTAKES]
+    order = np.argsort(-confidence, kind="stable")[:MAX_MISTAKES]
     rows, (height, width) = max(1, math.ceil(len(order) / COLUMNS)), images.shape[1:]
     cells = np.zeros((rows * COLUMNS, height, width))
     cells[: len(order)] = images[order]
@@ -188,7 +188,7 @@ def draw_mistakes(history: History, arrays: Arrays) -> Figure:
     picture = mosaic(cells.reshape(rows, COLUMNS, height, width), above, beside)
     figure, axes = draw_picture(picture, 9 * picture.shape[1] / (COLUMNS * (width + 10)))
     sure = f", {(confidence > 0.9).sum():,} of them with a probability above 90 %" if len(wrong) else ""
-    headline(figure, f"{name_of(history)}: {wrong_of(history, len(wrong))}{sure}")
+    set_title(figure, f"{name_of(history)}: {wrong_of(history, len(wrong))}{sure}")
     if len(wrong):
         number = f"{len(order)} of {len(wrong):,}"
         axes.set_title(f"{number}, the most confident first: label → prediction, probability of the prediction")
@@ -220,7 +220,7 @@ def mosaic(images: np.ndarray, above: int, beside: int, blank: float = 0) -> np.
 @styled
 def draw_filters(history: History, arrays: Arrays) -> Figure:
     """The filters of C1, row by row on one scale: white is 0."""
-    filters = np.nan_to_num(arrays["c1"][:MOST_FILTERS, 0])
+    filters = np.nan_to_num(arrays["c1"][:MAX_FILTERS, 0])
     columns = min(len(filters), COLUMNS)
     rows = math.ceil(len(filters) / columns)
     largest = max(np.abs(filters).max(), TINY)
@@ -231,7 +231,7 @@ def draw_filters(history: History, arrays: Arrays) -> Figure:
     number = (
         f"{len(filters)}" if len(filters) == len(arrays["c1"]) else f"first {len(filters)} of {len(arrays['c1']):,}"
     )
-    headline(figure, f"The {number} filters of C1 of {name_of(history)} after {end_of(history)}")
+    set_title(figure, f"The {number} filters of C1 of {name_of(history)} after {end_of(history)}")
     axes = figure.subplots()
     image = axes.imshow(np.ma.masked_invalid(picture), cmap="RdBu_r", vmin=-largest, vmax=largest)
     axes.axis("off")
@@ -242,14 +242,21 @@ def draw_filters(history: History, arrays: Arrays) -> Figure:
 @styled
 def draw_augmentation(history: History, arrays: Arrays) -> Figure:
     """The first training image of each class, beside its warps; a class without images leaves its row empty."""
-    originals, warped = arrays["originals"][:MOST_CLASSES, None], arrays["warped"][:MOST_CLASSES]
+    originals, warped = arrays["originals"][:MAX_CLASSES, None], arrays["warped"][:MAX_CLASSES]
     stays = np.minimum(warped, originals).sum() / max(originals.sum(dtype=float) * warped.shape[1], 1)
     height, width = originals.shape[2:]
     figure, axes = draw_picture(mosaic(np.concatenate([originals, warped], 1), 4, 4), 6.8)
-    headline(figure, f"Augmentation at full strength leaves {percent(stays, 0)} of the ink where it was")
-    weakest, strongest = history.get("weakest"), history.get("strongest")
-    known = isinstance(weakest, int | float) and isinstance(strongest, int | float)
-    training = f"; in training each image has {weakest:g} to {strongest:g} times that strength" if known else ""
+    set_title(figure, f"Augmentation at full strength leaves {percent(stays, 0)} of the ink where it was")
+    augment_strength_min, augment_strength_max = (
+        history.get("augment_strength_min"),
+        history.get("augment_strength_max"),
+    )
+    known = isinstance(augment_strength_min, int | float) and isinstance(augment_strength_max, int | float)
+    training = (
+        f"; in training each image has {augment_strength_min:g} to {augment_strength_max:g} times that strength"
+        if known
+        else ""
+    )
     axes.set_title(f"original | {warped.shape[1]} draws of it{training}")
     axes.axvline(width + 1.5, color=look.PALE)
     for label in np.flatnonzero(~originals.any((1, 2, 3))):
@@ -275,28 +282,28 @@ def draw_comparison(runs: list[Run], study: list[Run] | None = None) -> Figure:
     if not front:
         front, behind = behind, {}
     drawn = [(name, group, False) for name, group in front.items()]
-    drawn = [*drawn, *((f"study: {name}", group, True) for name, group in behind.items())][:MOST_LINES]
+    drawn = [*drawn, *((f"study: {name}", group, True) for name, group in behind.items())][:MAX_LINES]
     images = max(
         run.history[f"{split}_images"] for _, group, _ in drawn for run in group for split in ("train", "test")
     )
     figure = Figure((2.7 * look.PANEL[0], 2 * max(look.PANEL[1], 0.2 * len(drawn) + 1)))
-    gray = f"; gray: the study{several(behind.values())}" if behind else ""
+    gray = f"; gray: the study{band_note(behind.values())}" if behind else ""
     panels = []
     for row, split in zip(figure.subplots(2, 2), ("test", "train"), strict=True):
         for axes, metric in zip(row, ("loss", "accuracy"), strict=True):
             curves = [line(*one, f"{split}_{metric}", images) for one in drawn]
-            axes.set_title(f"{split.capitalize()} {metric}{several(front.values())}{gray}")
+            axes.set_title(f"{split.capitalize()} {metric}{band_note(front.values())}{gray}")
             look.draw_curves(axes, curves, metric, images)
             panels.append((axes, curves))
     look.label_ends(panels)
     last = [np.mean([run.history["test_accuracy"][-1] for run in group]) for group in front.values()]
     span = percent(min(last)) if min(last) == max(last) else f"{100 * min(last):.2f} to {percent(max(last))}"
     data = readable(next(iter(front.values()))[0].history["data"])
-    headline(figure, f"Accuracy on the test images of {data} after the last epoch: {span}")
+    set_title(figure, f"Accuracy on the test images of {data} after the last epoch: {span}")
     others = [readable(run.path.stem) for run in own if run.history["test_sha256"] != compared]
     notes = [f"because of other test images: {', '.join(others)}"] if others else []
-    if len(front) + len(behind) > MOST_LINES:
-        notes.append(f"for want of room: {len(front) + len(behind) - MOST_LINES} lines")
+    if len(front) + len(behind) > MAX_LINES:
+        notes.append(f"for want of room: {len(front) + len(behind) - MAX_LINES} lines")
     note = f"not shown, {'; '.join(notes)}" if notes else ""
     figure.supxlabel(fill(note, 160, break_on_hyphens=False), fontsize=look.SMALL)
     return figure
@@ -305,11 +312,11 @@ def draw_comparison(runs: list[Run], study: list[Run] | None = None) -> Figure:
 def line(name: str, group: list[Run], behind: bool, metric: str, images: int) -> Curve:
     """A line of the comparison; one of the study's is thin and pale where the reader's own stand before it."""
     values = np.array([run.history[metric] for run in group])
-    label = f"{name}  {look.figure_text(metric, values[:, -1].mean())}"
+    label = f"{name}  {look.metric_text(metric, values[:, -1].mean())}"
     style = look.line_style(*configuration(group[0]))
     pale = {"color": look.PALE, "linewidth": 0.9, "markersize": 2.5, "zorder": 1.5} if behind else {}
     words = {"color": BEHIND, "fontsize": look.SMALL} if behind else {}
-    return Curve(label, look.heights(metric, values, images), style | pale, words)
+    return Curve(label, look.plot_values(metric, values, images), style | pale, words)
 
 
 @styled
@@ -318,7 +325,7 @@ def draw_networks(runs: list[Run]) -> Figure:
 
     runs: as `comparable` chooses them. Of a configuration whose runs ended at different epochs, the longest are drawn.
     """
-    networks = list(group_by(in_order(runs), configuration).values())[:MOST_NETWORKS]
+    networks = list(group_by(in_order(runs), configuration).values())[:MAX_NETWORKS]
     networks = [[run for run in group if epochs_done(run.history) == longest(group)] for group in networks]
     images = max(run.history[f"{split}_images"] for run in runs for split in ("train", "test"))
     figure = Figure((max(3.6 * len(networks), 9), 9.8))
@@ -346,7 +353,7 @@ def draw_networks(runs: list[Run]) -> Figure:
         f"{name_of(group[0].history)} {mean_wrong(group)}".replace(" ", "\N{NO-BREAK SPACE}") for group in networks
     ]
     on = f"Wrong of the {history['test_images']:,} test images of {readable(history['data'])} after the last epoch"
-    headline(figure, f"{on}{several(networks)}: {', '.join(counts)}")
+    set_title(figure, f"{on}{band_note(networks)}: {', '.join(counts)}")
     return figure
 
 
@@ -363,8 +370,8 @@ def title_of(group: list[Run]) -> str:
 
 def first_epochs(group: list[Run], images: int) -> Curve:
     values = np.array([run.history["test_accuracy"][:FIRST_EPOCHS] for run in group])
-    label = f"{name_of(group[0].history)}  {look.figure_text('accuracy', values[:, -1].mean())}"
-    return Curve(label, look.heights("accuracy", values, images), look.line_style(*configuration(group[0])))
+    label = f"{name_of(group[0].history)}  {look.metric_text('accuracy', values[:, -1].mean())}"
+    return Curve(label, look.plot_values("accuracy", values, images), look.line_style(*configuration(group[0])))
 
 
 def mean_wrong(group: list[Run]) -> str:
@@ -421,7 +428,7 @@ def redraw(argv: list[str] | None) -> int:
             replace(folder / name, partial(save, figure, digest=digest))
         except Exception as error:  # of matplotlib's, whose kinds are many
             problem = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-            say_aside(f"error: {printable(folder / name)}: cannot be drawn: {shorten(str(problem))}")
+            print_error(f"error: {printable(folder / name)}: cannot be drawn: {shorten(str(problem))}")
             status = 1
         else:
             say(printable(folder / name))

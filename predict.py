@@ -5,7 +5,7 @@
     python predict.py --page draw.html
 
 Without other options it reads with BN-LeNet-5, trained with augmentation: your own run, if there is one, else the
-weights that lie beside this file. A picture is made what MNIST is (`support/digits/ink.py`): the ink in it is found, fitted
+weights that lie beside this file. A picture is made what MNIST is (`support/digits/`): the ink in it is found, fitted
 into 20x20 pixels, and placed with its centre of mass in the middle of 28x28.
 """
 
@@ -28,11 +28,11 @@ from support.digits.reading import Reading, as_json, as_text, choose, draw, judg
 from support.figures import axes
 from support.run.checkpoint import read_weights
 from support.run.history import run_name
-from support.terminal import Parser, UserError, number, printable, run_command, say, say_aside, warn
+from support.terminal import Parser, UserError, number, print_error, printable, run_command, say, warn
 
 COMMITTED = Path(__file__).resolve().parent / "weights"  # of the three networks, NAME.pt
 USUAL_MODEL = "lenet_bn"  # with augmentation: the most exact of the three
-TURNS = (-10, 0, 10)  # degrees: as much as handwriting slants
+TTA_ANGLES = (-10, 0, 10)  # degrees: as much as handwriting slants
 MAX_SHOWN = 100  # pictures in one --show: one row each, and matplotlib stops at 65,536 pixels
 
 
@@ -90,7 +90,7 @@ def recognize(figure: Figure, network: nn.Module) -> list[float]:
 
     An answer that hangs on how a digit slants is none to be sure of.
     """
-    images = np.stack([normalize(turn(figure.mask, degrees)) for degrees in TURNS])
+    images = np.stack([normalize(turn(figure.mask, degrees)) for degrees in TTA_ANGLES])
     return classify(images, network).mean(0).tolist()
 
 
@@ -163,7 +163,7 @@ def run(arguments: argparse.Namespace) -> int:
             reading = read(file, network, arguments.all)
         except PictureError as error:
             results.append({"file": file, "error": str(error)})
-            say_aside(f"error: {printable(file)}: {printable(error)}")
+            print_error(f"error: {printable(file)}: {printable(error)}")
             continue
         results.append(reading)
         if not arguments.json:

@@ -29,7 +29,7 @@ import main
 from dataset import MNIST, SIZE, compose_affine, draw_affine, warp
 from support.files import make_folder
 from support.run import checkpoint
-from support.run.callback import Observer
+from support.run.callback import Callback
 from support.run.checkpoint import RunFiles
 from support.run.history import SETTINGS, History, read_history, run_name
 from support.study import report
@@ -155,7 +155,7 @@ def train_run(argv: list[str]) -> None:
         return
     arguments.command = sys.argv
     torch.set_num_threads(1)
-    main.run(arguments, StudyObserver(arguments.augment))
+    main.run(arguments, StudyCallback(arguments.augment))
 
 
 def is_of(arguments: argparse.Namespace, history: History) -> bool:
@@ -166,7 +166,7 @@ def is_of(arguments: argparse.Namespace, history: History) -> bool:
 # --- what a run measures beside loss and accuracy -----------------------------------------------------------------
 
 
-class StudyObserver(Observer):
+class StudyCallback(Callback):
     """Keeps what `observe` and `measure_moved` measure; `observe` before the first epoch, too, as initial_NAME.
 
     augment: whether the run trains on augmented images.
@@ -177,13 +177,13 @@ class StudyObserver(Observer):
     def __init__(self, augment: bool) -> None:
         self.augment = augment
 
-    def before_training(self, network: nn.Module, average: nn.Module, train_set: MNIST) -> dict[str, float]:
-        return {f"initial_{name}": figure for name, figure in self.after_epoch(network, average, train_set).items()}
+    def on_train_begin(self, network: nn.Module, average: nn.Module, train_set: MNIST) -> dict[str, float]:
+        return {f"initial_{name}": figure for name, figure in self.on_epoch_end(network, average, train_set).items()}
 
-    def after_epoch(self, network: nn.Module, average: nn.Module, train_set: MNIST) -> dict[str, float]:
+    def on_epoch_end(self, network: nn.Module, average: nn.Module, train_set: MNIST) -> dict[str, float]:
         return observe(network, average, train_set, self.augment)
 
-    def after_training(self, average: nn.Module, test_set: MNIST) -> dict[str, float]:
+    def on_train_end(self, average: nn.Module, test_set: MNIST) -> dict[str, float]:
         return measure_moved(average, test_set)
 
 

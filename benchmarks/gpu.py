@@ -4,8 +4,8 @@
 
 runs   each network's 50 epochs: the sum of the epochs' seconds, train and test, as the history has them; seconds from
        the command to its end; what the last epoch's test says
-steps  milliseconds of a training step, medians over rounds that take turns: replayed (support/compute/cuda_graphs.py), and
-       with every kernel launched for itself
+steps  milliseconds of a training step, medians over rounds that take turns: replayed
+       (support/compute/cuda_graphs.py), and with every kernel launched for itself
 """
 
 import argparse
@@ -58,7 +58,7 @@ def measure_steps(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
     for name, augment in CONFIGURATIONS:
         ours = OurScript(name, augment, train_set, train_set, batch_size)
         train_set.augment = main.AUGMENT if augment else False
-        ways = {"replayed": ours.training.shared, "launched": ours.training.network}
+        ways = {"replayed": ours.training.wrapped, "launched": ours.training.network}
         times = {kind: [] for kind in ways}
         for _ in range(1 + rounds):
             for kind, network in ways.items():

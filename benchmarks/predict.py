@@ -26,7 +26,7 @@ from dataset import MNIST  # noqa: E402
 from predict import add_weights_options, classify, find_weights, load_network, recognize  # noqa: E402
 from support import files  # noqa: E402
 from support.digits.ink import SIZE, PictureError, find_figures, flatten  # noqa: E402
-from support.digits.reading import DOUBT, NOT_SURE, choose, judge  # noqa: E402
+from support.digits.reading import MIN_CONFIDENCE, NOT_SURE, choose, judge  # noqa: E402
 from support.seeds import WEIGHTS, seed_of  # noqa: E402
 from support.terminal import Parser, UserError, number, progress, run_command, say  # noqa: E402
 
@@ -129,14 +129,14 @@ def doubt_curve(right: np.ndarray, probability: np.ndarray, doubted: np.ndarray)
     of the right ones], the last two in [0, 1].
     """
     curve = []
-    for threshold in sorted({*THRESHOLDS, DOUBT}):
+    for threshold in sorted({*THRESHOLDS, MIN_CONFIDENCE}):
         warned = doubted | (probability < threshold)
         curve.append([threshold, float(warned[~right].mean()) if (~right).any() else 1.0, float(warned[right].mean())])
-    used = next(point for point in curve if point[0] == DOUBT)
+    used = next(point for point in curve if point[0] == MIN_CONFIDENCE)
     return {
         "answers": len(right),
         "wrong": int((~right).sum()),
-        "threshold": DOUBT,
+        "threshold": MIN_CONFIDENCE,
         "of_wrong": used[1],
         "of_right": used[2],
         "curve": curve,

@@ -49,7 +49,7 @@ CONFIGURATIONS = (("lenet", False), ("lenet_bn", True), ("mlp", False))
 SHARE = 0.1  # of an epoch, that the usual script runs between two epochs of ours: it would take minutes otherwise
 PREFETCHED = 2 * os.cpu_count()  # batches that the workers of a DataLoader keep ready, two each
 TARGET, HELD_OUT = 99.0, 10_000  # per cent right of so many images, the last of the training set
-MOST_EPOCHS = 10  # then it counts as not reached: the usual script takes minutes for so many
+MAX_EPOCHS = 10  # then it counts as not reached: the usual script takes minutes for so many
 MATRIX = 2048  # rows and columns; large enough that the rate no longer grows
 # Peak resident memory of this process, in KB. Not getrusage's, which a process inherits from the one that started it.
 PEAK = "int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
@@ -193,7 +193,7 @@ def measure_to99(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
 
 
 class ToTarget(NamedTuple):
-    """How long a command ran until a line said that TARGET of the test images are right, or MOST_EPOCHS were over."""
+    """How long a command ran until a line said that TARGET of the test images are right, or MAX_EPOCHS were over."""
 
     seconds: float
     epochs: int
@@ -206,11 +206,11 @@ def seconds_to_target(command: list[str]) -> ToTarget:
         accuracies = (re.search(r"^epoch .*test accuracy +([0-9.]+)%", line) for line in process.stdout)
         for epoch, found in enumerate(filter(None, accuracies), 1):
             reached = float(found[1]) >= TARGET
-            if reached or epoch == MOST_EPOCHS:
+            if reached or epoch == MAX_EPOCHS:
                 ended = time.perf_counter()
                 process.kill()
                 return ToTarget(ended - started, epoch, reached)
-    raise RuntimeError(f"{' '.join(command)}: ended before {MOST_EPOCHS} epochs")
+    raise RuntimeError(f"{' '.join(command)}: ended before {MAX_EPOCHS} epochs")
 
 
 def measure_augmentation(data_dir: Path, batch_size: int, rounds: int) -> list[dict]:
@@ -402,7 +402,7 @@ def measure_processes(data_dir: Path, batch_size: int, rounds: int) -> list[dict
 NOTES = {
     "epochs": f"usual_s: testing is whole, training is extrapolated from {SHARE:.0%} of an epoch's steps",
     "to99": f"from the command to {TARGET} % on the last {HELD_OUT:,} training images; both run every epoch whole; "
-    f"a run that has not reached it in {MOST_EPOCHS} epochs counts with the time of these, which is too short",
+    f"a run that has not reached it in {MAX_EPOCHS} epochs counts with the time of these, which is too short",
     "processes": "each process has one thread, the one process too",
 }
 

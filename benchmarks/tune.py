@@ -71,16 +71,16 @@ def he_uniform(network: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-CONSTANTS = {name: getattr(main, name) for name in ("WARM_UP", "LONGEST_WARM_UP", "LONGEST_GRADIENT")}  # the recipe's
+CONSTANTS = {name: getattr(main, name) for name in ("WARMUP_STEPS", "MAX_WARMUP", "MAX_GRAD_NORM")}  # the recipe's
 EPOCH = 391  # steps, of 50,000 images in batches of 128
 MLP, BOTH_LENETS = ("mlp",), ("lenet", "lenet_bn")
 RATES = ("0.1", "0.2", "0.4", "0.8")
 ROWS = {
     "recipe": Row("the recipe", against=""),
-    "no-clip": Row("gradients of any length", {"LONGEST_GRADIENT": math.inf}),
+    "no-clip": Row("gradients of any length", {"MAX_GRAD_NORM": math.inf}),
     "no-nesterov": Row("plain momentum", nesterov=False),
-    "warm-up-1": Row("warm-up 1 epoch, plain momentum", {"WARM_UP": EPOCH}, nesterov=False),
-    "warm-up-5": Row("warm-up 5 epochs, plain momentum", {"WARM_UP": 5 * EPOCH, "LONGEST_WARM_UP": 1}, nesterov=False),
+    "warm-up-1": Row("warm-up 1 epoch, plain momentum", {"WARMUP_STEPS": EPOCH}, nesterov=False),
+    "warm-up-5": Row("warm-up 5 epochs, plain momentum", {"WARMUP_STEPS": 5 * EPOCH, "MAX_WARMUP": 1}, nesterov=False),
     "he": Row("He's first weights", change=he_uniform),
     "batch-256": Row("rate 0.1, batches of 256", options=("--batch-size", "256", "--lr", "0.1")),
     "silu": Row("SiLU in the MLP", mlp=SiluMLP, networks=MLP),

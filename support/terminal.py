@@ -47,10 +47,10 @@ def say(text: str) -> None:
 
 def warn(message: str) -> None:
     """Print a warning to standard error."""
-    say_aside(f"warning: {message}")
+    print_error(f"warning: {message}")
 
 
-def say_aside(text: str) -> None:
+def print_error(text: str) -> None:
     """Print to standard error. Where that is closed or full the words are lost, and nothing else."""
     try:
         print(text, file=sys.stderr, flush=True)
@@ -192,5 +192,5 @@ def run_command(action: Callable[[], int | None]) -> None:
 def _fail(message: str, status: int) -> int:
     if os.environ.get("LOCAL_RANK", "0") != "0":
         time.sleep(SAID_ONCE)
-    say_aside(f"error: {message}")
+    print_error(f"error: {message}")
     return status

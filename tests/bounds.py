@@ -3,8 +3,8 @@
     python tests/bounds.py
     python tests/bounds.py --scale 0.1    # files a tenth as large
 
-Each kind fills one of the bounds of support/images.py, container.py or png.py as far as it goes, or goes beyond it.
-Each is read in a process of its own. Prints what came of it, the seconds of CPU time, and the peak of the memory beyond
+Each kind fills one of the bounds of support/data/ as far as it goes, or goes beyond it. Each is read in a process
+of its own. Prints what came of it, the seconds of CPU time, and the peak of the memory beyond
 the imports and the images themselves; the exit status is 1 if one took over MAX_SECONDS or MAX_MEMORY, or ended with
 anything but images or a DataError.
 """
@@ -33,7 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from PIL import Image
 
-from support.data import container, images, png
+from support.data import container, png
+from support.data import images as archive
 from support.data.images import SIZE, DataError, read_images
 
 MAX_SECONDS = 120  # of CPU time, a kind: three times what a million images take
@@ -122,7 +123,7 @@ def plain(file: io.BytesIO, mode: str) -> contextlib.AbstractContextManager[io.B
 
 
 def dictionary(path: Path, scale: float) -> None:
-    """The largest dictionary that xz may claim, filled."""
+    """The largest dictionary that xz may acquire, filled."""
     size = int(96 * 1024**2 * scale) // BLOCK * BLOCK
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 96 * 1024**2, "mf": lzma.MF_HC3, "mode": lzma.MODE_FAST}]
     with lzma.open(path, "wb", filters=filters) as file:
@@ -144,13 +145,13 @@ def huge_dictionary(path: Path, scale: float) -> None:
 
 def folders_and_a_global_header(path: Path, scale: float) -> None:
     """60,000 empty folders behind a pax header of 1 MiB for all of them."""
-    content = records(images.MAX_RECORDS, images.MAX_MEMBER // images.MAX_RECORDS)
+    content = records(archive.MAX_RECORDS, archive.MAX_MEMBER // archive.MAX_RECORDS)
     write(path, [member("pax", content, b"g"), *(member(f"{i}/", b"", b"5") for i in range(int(60_000 * scale)))])
 
 
 def headers(path: Path, scale: float) -> None:
     """As many headers as there may be, and one more."""
-    write(path, (member(f"{number}/", b"", b"5") for number in range(int(images.MAX_OTHERS * scale) + 1)))
+    write(path, (member(f"{number}/", b"", b"5") for number in range(int(archive.MAX_OTHERS * scale) + 1)))
 
 
 def empty_files(path: Path, scale: float) -> None:
@@ -160,19 +161,19 @@ def empty_files(path: Path, scale: float) -> None:
 
 def full_pax_headers(path: Path, scale: float) -> None:
     """Pax headers of as many records as may be, before folders."""
-    content = member("pax", records(images.MAX_RECORDS, 40), b"x")
-    write(path, (content + member(f"{number}/", b"", b"5") for number in range(int(images.MAX_OTHERS / 2 * scale))))
+    content = member("pax", records(archive.MAX_RECORDS, 40), b"x")
+    write(path, (content + member(f"{number}/", b"", b"5") for number in range(int(archive.MAX_OTHERS / 2 * scale))))
 
 
 def large_pax_headers(path: Path, scale: float) -> None:
     """Pax headers of 1 MiB, as many as the bytes allow, each a run of digits."""
-    content = member("pax", records(1, images.MAX_MEMBER), b"x") + member("0/", b"", b"5")
+    content = member("pax", records(1, archive.MAX_MEMBER), b"x") + member("0/", b"", b"5")
     write(path, (content for _ in range(int(scale * container.MAX_BYTES / len(content)) - 1)), gzip.open)
 
 
 def digits_for_a_pax_header(path: Path, scale: float) -> None:
     """A pax header that is one number of 1 MiB."""
-    write(path, [member("pax", b"9" * int(scale * images.MAX_MEMBER), b"x"), member("0_0.png", image())])
+    write(path, [member("pax", b"9" * int(scale * archive.MAX_MEMBER), b"x"), member("0_0.png", image())])
 
 
 def chains(path: Path, scale: float) -> None:
@@ -187,12 +188,12 @@ def plain_images(path: Path, scale: float) -> None:
 
 def too_many_images(path: Path, scale: float) -> None:
     """A million images and one."""
-    write(path, images(int(images.MAX_IMAGES * scale) + 1, image(compress_level=0)), gzip.open)
+    write(path, images(int(archive.MAX_IMAGES * scale) + 1, image(compress_level=0)), gzip.open)
 
 
 def images_among_others(path: Path, scale: float) -> None:
     """Before each of 100,000 images as many others as there may be."""
-    others = b"".join(member(f".{number}") for number in range(images.OTHERS_PER_IMAGE))
+    others = b"".join(member(f".{number}") for number in range(archive.OTHERS_PER_IMAGE))
     write(path, (others + one for one in images(int(100_000 * scale), image())), gzip.open)
 
 
@@ -230,7 +231,7 @@ def image_bombs(path: Path, scale: float) -> None:
 
 def idx(path: Path, scale: float) -> None:
     """A million images in IDX format, and a file that goes on behind them."""
-    count = int(images.MAX_IMAGES * scale)
+    count = int(archive.MAX_IMAGES * scale)
     with gzip.open(path, "wb", compresslevel=1) as file:
         file.write(struct.pack(">4I", 2051, count, SIZE, SIZE))
         for _ in range(count):
@@ -242,7 +243,7 @@ def idx(path: Path, scale: float) -> None:
 
 def folders(path: Path, scale: float) -> None:
     """More empty folders than there may be, on disk."""
-    for number in range(int(images.MAX_OTHERS * scale) + 1):
+    for number in range(int(archive.MAX_OTHERS * scale) + 1):
         (path / f"{number // 1000}" / f"{number}").mkdir(parents=True)
 
 

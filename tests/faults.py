@@ -406,10 +406,10 @@ def kill_while_replacing(wanted: int, chance: random.Random, workplace: Path, re
         report.inside += bool(left_behind(folder)[1])
         report.mixes += mixed(folder)
         report.broken += check_whole(folder) + check_mix(folder)
-        go_on(argv, folder, reference, report)
+        resumed(argv, folder, reference, report)
 
 
-def go_on(argv: list[str], folder: Path, reference: Path, report: Report) -> None:
+def resumed(argv: list[str], folder: Path, reference: Path, report: Report) -> None:
     """Go on with what is left in the folder, compare it with the reference, and remove it."""
     again = [*argv, "--resume"] if unfinished(folder) else argv
     outcome = run(again, folder)
@@ -475,7 +475,7 @@ def break_streams(
             report.broken.append(f"{name}: exit status {outcome.status}:\n{outcome.text}")
         report.broken += check_whole(folder) + [f"{path}: left behind" for path in left_behind(folder)[1]]
         report.streams += 1
-        go_on(argv, folder, reference, report)
+        resumed(argv, folder, reference, report)
 
 
 def remove_folders(
@@ -494,7 +494,7 @@ def remove_folders(
             report.broken.append(f"{name} vanished: exit status {outcome.status}:\n{outcome.text}")
         report.broken += check_whole(folder)
         report.folders += 1
-        go_on(argv, folder, reference, report)
+        resumed(argv, folder, reference, report)
 
 
 def fill_disk(workplace: Path, report: Report, argv: list[str]) -> None:

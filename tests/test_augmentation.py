@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
 import dataset as module
-from dataset import MNIST, PADDING, ROTATION, SIZE, SMALLEST_CROP, TRANSLATION, compose_affine, draw_affine, warp
+from dataset import MIN_CROP, MNIST, PADDING, ROTATION, SIZE, TRANSLATION, compose_affine, draw_affine, warp
 
 BILINEAR = InterpolationMode.BILINEAR
 WHOLE = (0.0, 0.0, 1.0, 1.0)  # left, top, width and height of a crop that takes everything
@@ -161,7 +161,7 @@ def off_uniform(values: np.ndarray, low: float, high: float) -> float:
 
 @pytest.mark.parametrize("strength", [1.0, 0.3])
 def test_draws_are_uniform_over_the_stated_ranges(draw, strength) -> None:
-    assert (ROTATION, TRANSLATION, SMALLEST_CROP) == (20, 0.1, 0.8)
+    assert (ROTATION, TRANSLATION, MIN_CROP) == (20, 0.1, 0.8)
     drawn = draw(strength)
     ranges = [
         (-20 * strength, 20 * strength),

@@ -60,7 +60,7 @@ def draw_lines(values, metric="loss", images=1000, names=("train", "test")):
         axes = figure.subplots()
         styles = (look.TRAIN, look.TEST)
         curves = [
-            look.Curve(name, look.heights(metric, one, images), style)
+            look.Curve(name, look.plot_values(metric, one, images), style)
             for name, one, style in zip(names, values, styles, strict=True)
         ]
         look.draw_curves(axes, curves, metric, images)
@@ -81,14 +81,14 @@ def test_less_than_all_is_never_called_100_per_cent():
 
 
 def test_losses_are_written_in_four_decimals_and_huge_ones_in_powers():
-    assert look.figure_text("test_loss", 0.01234) == "0.0123"
-    assert look.figure_text("loss", 1e30) == "1e+30"
-    assert look.figure_text("test_accuracy", 0.9943) == "99.43 %"
+    assert look.metric_text("test_loss", 0.01234) == "0.0123"
+    assert look.metric_text("loss", 1e30) == "1e+30"
+    assert look.metric_text("test_accuracy", 0.9943) == "99.43 %"
 
 
 def test_an_accuracy_is_drawn_by_its_error_and_never_at_zero():
-    assert look.heights("accuracy", [0.9, 1.0], 100).tolist() == [[pytest.approx(0.1), 0.005]]
-    assert look.heights("loss", [0.5, 0.0], 100).tolist() == [[0.5, look.LOSS_FLOOR]]
+    assert look.plot_values("accuracy", [0.9, 1.0], 100).tolist() == [[pytest.approx(0.1), 0.005]]
+    assert look.plot_values("loss", [0.5, 0.0], 100).tolist() == [[0.5, look.LOSS_FLOOR]]
 
 
 @pytest.mark.parametrize("high", [1.1, 3, 30, 1e4, 1e12, 1e38])
@@ -142,7 +142,7 @@ def test_a_headline_breaks_where_the_figure_ends_also_in_wide_letters():
         @look.styled
         def draw(words=words):
             figure = Figure((5, 3))
-            look.headline(figure, words)
+            look.set_title(figure, words)
             return figure
 
         assert len(assert_clean(draw())[0].splitlines()) > 1

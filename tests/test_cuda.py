@@ -12,8 +12,8 @@ from torch import nn
 
 import main
 from model import MODELS, CustomMLP, LeNet5
-from support.compute.cuda_graphs import LAUNCHED, Replayed, replayable
-from support.run.callback import Observer
+from support.compute.cuda_graphs import LAUNCHED, GraphedStep, graphed
+from support.run.callback import Callback
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 LABELS = torch.arange(8, device="cuda") if torch.cuda.is_available() else None
@@ -36,8 +36,8 @@ def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
 
 
 def test_without_a_gpu_every_step_is_the_one_that_was_given():
-    step = replayable(lambda network, optimizer, images, labels: (network(images), labels + 1))
-    network = Replayed(nn.ReLU())
+    step = graphed(lambda network, optimizer, images, labels: (network(images), labels + 1))
+    network = GraphedStep(nn.ReLU())
     for count in (8, 8, 8, 8, 8, 3):
         zeros, twos = step(network, torch.optim.SGD([torch.zeros(1)], 0.1), -torch.ones(count), torch.ones(count))
         assert zeros.tolist() == [0.0] * count
@@ -47,7 +47,7 @@ def test_without_a_gpu_every_step_is_the_one_that_was_given():
 
 def test_a_network_that_is_replayed_is_the_network():
     network = LeNet5()
-    replayed, images = Replayed(network), torch.randn(2, 1, 32, 32)
+    replayed, images = GraphedStep(network), torch.randn(2, 1, 32, 32)
     assert list(replayed.parameters()) == list(network.parameters())
     assert torch.equal(replayed(images), network(images))
     assert not replayed.eval().network.training
@@ -58,7 +58,7 @@ def test_a_network_that_is_replayed_is_the_network():
 def test_steps_replayed_equal_steps_launched(name):
     """Full batches and smaller ones between them, at a rate that changes; the optimizer's numbers stay numbers."""
     found = []
-    for wrap in (lambda network: network, Replayed):
+    for wrap in (lambda network: network, GraphedStep):
         network = on_gpu(name).train()
         optimizer, called = make_optimizer(network), wrap(network)
         generator, steps = torch.Generator("cuda").manual_seed(1), []
@@ -78,10 +78,10 @@ def test_steps_replayed_equal_steps_launched(name):
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(small, tmp_path, capsys, options):
     """And its weights are read on the CPU, where they say the same of the test images."""
 
-    class StopsAfterOne(Observer):
+    class StopsAfterOne(Callback):
         epochs = 0
 
-        def after_epoch(self, network, average, train_set):
+        def on_epoch_end(self, network, average, train_set):
             self.epochs += 1
             if self.epochs == 2:
                 raise KeyboardInterrupt
@@ -145,12 +145,12 @@ def test_an_epoch_waits_for_the_gpu_once(small, monkeypatch):
     train_set.augment = main.AUGMENT
     ready = list(training.batches)
     for batch in ready[: LAUNCHED + 1]:
-        main.train_step(training.shared, training.optimizer, *batch)
-    assert training.shared.graph is not None
+        main.train_step(training.wrapped, training.optimizer, *batch)
+    assert training.wrapped.graph is not None
     torch.cuda.set_sync_debug_mode("error")
-    monkeypatch.setattr(main.processes, "mean_over_processes", lambda *_: (0.0, 0.0))
+    monkeypatch.setattr(main.processes, "all_reduce_mean", lambda *_: (0.0, 0.0))
     monkeypatch.setattr(main, "check_finite", lambda *_: None)
     try:
-        main.train(training.shared, training.average, ready, training.optimizer, training.scheduler)
+        main.train(training.wrapped, training.average, ready, training.optimizer, training.scheduler)
     finally:
         torch.cuda.set_sync_debug_mode("default")

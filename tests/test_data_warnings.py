@@ -28,7 +28,7 @@ def test_good_data_raise_no_doubt(train_set, test_set) -> None:
 
 
 def test_mnist_raises_no_doubt(mnist_dir) -> None:
-    assert doubts(None, *(MNIST(mnist_dir / f"{split}.tar") for split in ("train", "test"))) == []
+    assert doubts(None, *(MNIST(mnist_dir / f"{split}.tar.gz") for split in ("train", "test"))) == []
 
 
 def test_the_sample_in_place_of_mnist_says_so_why_and_what_to_do(train_set, test_set) -> None:

@@ -26,7 +26,7 @@ def total(batches: Iterable) -> tuple[int, list[int]]:
 
 
 def test_mnist_is_recognized_and_the_constants_are_its_own(mnist_dir) -> None:
-    train, test = (MNIST(mnist_dir / f"{split}.tar") for split in ("train", "test"))
+    train, test = (MNIST(mnist_dir / f"{split}.tar.gz") for split in ("train", "test"))
     assert (len(train), len(test)) == (60_000, 10_000)
     assert {"train": train.sha256(), "test": test.sha256()} == MNIST_SHA256
     counts = sum(part.flatten().bincount(minlength=256) for part in train.images.split(1000)).double()

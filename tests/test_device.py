@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 import main
 from dataset import MNIST
 from model import MODELS, LeNet5
+from support.compute import distributed
 from support.compute.fast_layers import use_fast_layers
 
 
@@ -29,7 +30,7 @@ def test_an_epoch_reads_nothing_from_the_device_before_its_end(sample, monkeypat
     def read(*values):
         raise EpochIsOver
 
-    monkeypatch.setattr(processes, "mean_over_processes", read)
+    monkeypatch.setattr(distributed, "all_reduce_mean", read)
     monkeypatch.setattr(main.copy, "deepcopy", lambda network: use_fast(MODELS[name]()))  # fakes cannot be copied
     train_set = MNIST(sample / "test.tar", augment=True)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:

@@ -110,7 +110,7 @@ main.TEST_BATCH = 100  # so that the sample makes 15 batches, which two processe
 torch.distributed.init_process_group("gloo")
 torch.manual_seed(0)
 network, train_set = main.MODELS["lenet_bn"](), main.MNIST(sys.argv[2])
-main.complete_average(network, network, train_set)
+main.recalibrate_batch_norm(network, network, train_set)
 figures = main.test(network, train_set)
 
 def gradients(size):
@@ -118,7 +118,7 @@ def gradients(size):
     textbook = main.MODELS["lenet"]()
     batches = distributed.Batches(train_set, size, seed=0)
     batches.order = lambda: torch.arange(int(sys.argv[4]))
-    shared = distributed.share_network(textbook, batches)
+    shared = distributed.wrap(textbook, batches)
     given = []
     for images, labels in batches:
         textbook.zero_grad()
@@ -148,7 +148,7 @@ def test_gradients_statistics_and_figures_are_means_over_images_also_where_share
     torch.manual_seed(0)
     network, train_set = main.MODELS["lenet_bn"](), dataset.MNIST(sample / "train.tar")
     before = network.norm1.running_mean.clone()
-    main.complete_average(network, network, train_set)
+    main.recalibrate_batch_norm(network, network, train_set)
     figures = main.test(network, train_set)
     assert not torch.equal(network.norm1.running_mean, before)
     torch.manual_seed(1)
@@ -268,8 +268,8 @@ def shares(monkeypatch, count: int, batch_size: int, world: int, epoch: int = 1,
     """By process: its batches, as lists of indices."""
     found = []
     for rank in range(world):
-        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
-        monkeypatch.setattr(processes, "world_size", lambda: world)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "world_size", lambda: world)
         batches = distributed.Batches(Numbers(count), batch_size, seed)
         batches.epoch = epoch
         made = [(labels.tolist(), batches.part) for _, labels in batches]
@@ -306,7 +306,7 @@ def test_a_global_batch_holds_the_same_images_however_many_share_it(monkeypatch)
 
 @pytest.mark.parametrize(("batch_size", "named"), [(61, "2 processes"), (1436, "at least 2")])
 def test_a_batch_that_cannot_be_shared_out(monkeypatch, batch_size, named):
-    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with pytest.raises(UserError, match=named):
         distributed.check_batch_size(batch_size, 1437, main.MODELS["lenet"]())
 
@@ -315,11 +315,11 @@ def test_processes_draw_each_for_itself(monkeypatch, small, tmp_path):
     """The seed of an epoch depends on the process: else each would warp its share by the same draws."""
     seeds = []
     for rank in (0, 1):
-        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         with monkeypatch.context() as patch:
             patch.setattr(torch, "manual_seed", lambda seed: seeds.append(seed))
             patch.setattr(main, "train", lambda *_: (1.0, 0.5))
-            patch.setattr(main, "complete_average", lambda *_: None)
+            patch.setattr(main, "recalibrate_batch_norm", lambda *_: None)
             patch.setattr(main, "test", lambda *_: (1.0, 0.5))
             arguments = main.parse_arguments(["--model", "mlp", "--augment"])
             sets = [dataset.MNIST(small / f"{split}.tar") for split in ("train", "test")]

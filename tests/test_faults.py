@@ -28,7 +28,7 @@ import model
 from support import files
 from support.data.images import write_tar
 from support.run import checkpoint as support_checkpoint
-from support.run.callback import Observer
+from support.run.callback import Callback
 
 ROOT = Path(main.__file__).resolve().parent
 NAME = "mine"
@@ -55,13 +55,13 @@ class Ended:
         self.status, self.out, self.err = status, out, err
 
 
-class After(Observer):
+class After(Callback):
     """Acts after that epoch, before its checkpoint is written."""
 
     def __init__(self, epoch: int, act) -> None:
         self.epochs, self.act = epoch, act
 
-    def after_epoch(self, *_) -> dict[str, float]:
+    def on_epoch_end(self, *_) -> dict[str, float]:
         self.epochs -= 1
         if self.epochs == 0:
             self.act()
@@ -75,16 +75,16 @@ def command_line(folder: Path, data: Path, *options: str, epochs: int = 4, model
     return [*argv, *places, *options]
 
 
-def train(folder: Path, data: Path, *options: str, observer: Observer | None = None, **more) -> Ended:
+def train(folder: Path, data: Path, *options: str, callback: Callback | None = None, **more) -> Ended:
     """Run the command line in this process."""
-    return run_here(command_line(folder, data, *options, **more), observer or Observer())
+    return run_here(command_line(folder, data, *options, **more), callback or Callback())
 
 
-def run_here(argv: list[str], observer: Observer) -> Ended:
+def run_here(argv: list[str], callback: Callback) -> Ended:
     status = 0
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         try:
-            main.main(argv, observer)
+            main.main(argv, callback)
         except SystemExit as leave:
             status = leave.code
     return Ended(status, out.getvalue(), err.getvalue())
@@ -132,7 +132,7 @@ def whole(small, tmp_path_factory) -> Path:
 def stopped_once(small, tmp_path_factory) -> Path:
     """The folder of a run of four epochs that was stopped after the second; only to be copied."""
     folder = tmp_path_factory.mktemp("stopped")
-    assert train(folder, small, observer=After(2, interrupt())).status == 130
+    assert train(folder, small, callback=After(2, interrupt())).status == 130
     return folder
 
 
@@ -188,7 +188,7 @@ def test_a_resumed_run_equals_one_that_was_never_interrupted(small, tmp_path, mo
     augment = ["--augment"] if model == "lenet_bn" else []
     assert train(tmp_path / "whole", small, *augment, **options).status == 0
     for epoch, more in ((1, []), (1, ["--resume"])):  # the second counts from where it resumed
-        ended = train(tmp_path / "parts", small, *augment, *more, **options, observer=After(epoch, interrupt()))
+        ended = train(tmp_path / "parts", small, *augment, *more, **options, callback=After(epoch, interrupt()))
         assert ended.status == 130
         torch.manual_seed(99)  # the state of a new process is another
     ended = train(tmp_path / "parts", small, *augment, "--resume", **options)
@@ -232,13 +232,13 @@ def test_a_finished_run_cannot_be_resumed(small, tmp_path, whole):
     assert_same(tmp_path, whole)
 
 
-class Looks(Observer):
+class Looks(Callback):
     """Notes the contents of a folder after every epoch."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.seen = folder, []
 
-    def after_epoch(self, *_) -> dict[str, float]:
+    def on_epoch_end(self, *_) -> dict[str, float]:
         self.seen.append(contents(self.folder))
         return {}
 
@@ -249,7 +249,7 @@ def test_a_finished_result_is_only_replaced_by_another_finished_one(small, tmp_p
     first, looks = contents(tmp_path), Looks(tmp_path)
     results = [name for name in first if name.startswith("results/") or "weights" in name]
     assert len(results) == 4
-    assert train(tmp_path, small, *options, observer=looks).status == 0
+    assert train(tmp_path, small, *options, callback=looks).status == 0
     assert len(looks.seen) == 4
     assert all(faults.difference(moment[name], first[name]) is None for moment in looks.seen for name in results)
     assert all((faults.difference(contents(tmp_path)[name], first[name]) is None) == same for name in results)
@@ -257,7 +257,7 @@ def test_a_finished_result_is_only_replaced_by_another_finished_one(small, tmp_p
 
 def test_a_finished_result_survives_an_interrupted_second_run(small, tmp_path, whole):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
-    assert train(tmp_path, small, observer=After(2, interrupt())).status == 130
+    assert train(tmp_path, small, callback=After(2, interrupt())).status == 130
     ours, theirs = contents(tmp_path), contents(whole)
     names = [name for name in theirs if name != f"checkpoints/{NAME}.pt"]
     assert all(faults.difference(ours[name], theirs[name]) is None for name in names)
@@ -280,9 +280,9 @@ def test_another_configuration_is_named(stopped, small, option, value, key):
 
 
 def test_epochs_may_grow_before_the_learning_rate_falls(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(main, "WARM_UP", 1)  # else so short a run still climbs, at a rate of its own
+    monkeypatch.setattr(main, "WARMUP_STEPS", 1)  # else so short a run still climbs, at a rate of its own
     stopped = tmp_path
-    assert train(stopped, small, observer=After(2, interrupt())).status == 130
+    assert train(stopped, small, callback=After(2, interrupt())).status == 130
     ended = train(stopped, small, "--resume", epochs=6)
     assert ended.status == 0
     assert "epoch 3/6" in ended.out
@@ -297,8 +297,8 @@ def test_epochs_may_not_change_while_the_learning_rate_climbs_at_a_rate_of_its_o
 
 
 def test_epochs_may_not_change_once_the_learning_rate_falls(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(main, "WARM_UP", 1)
-    assert train(tmp_path, small, epochs=10, observer=After(9, interrupt())).status == 130
+    monkeypatch.setattr(main, "WARMUP_STEPS", 1)
+    assert train(tmp_path, small, epochs=10, callback=After(9, interrupt())).status == 130
     before = checkpoint(tmp_path).read_bytes()
     for epochs in (9, 20):
         error = refused(train(tmp_path, small, "--resume", epochs=epochs))
@@ -343,14 +343,14 @@ def test_a_checkpoint_of_another_model_or_seed_is_named(stopped, small):
 
 
 def test_resume_finds_the_run_by_everything_but_its_epochs_and_keeps_its_name(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(main, "WARM_UP", 1)
+    monkeypatch.setattr(main, "WARMUP_STEPS", 1)
     places = ["--output-dir", str(tmp_path / "results"), "--checkpoint-dir", str(tmp_path / "checkpoints")]
     argv = ["--model", "mlp", "--data-dir", str(small), "--device", "cpu", *places]
 
-    def start(*options: str, observer: Observer | None = None) -> Ended:
-        return run_here([*argv, *options], observer or Observer())
+    def start(*options: str, callback: Callback | None = None) -> Ended:
+        return run_here([*argv, *options], callback or Callback())
 
-    assert start("--epochs", "4", observer=After(2, interrupt())).status == 130
+    assert start("--epochs", "4", callback=After(2, interrupt())).status == 130
     ended = start("--epochs", "6", "--resume")
     assert ended.status == 0, ended.err
     assert "mlp-small_epochs4: " in ended.out
@@ -360,7 +360,7 @@ def test_resume_finds_the_run_by_everything_but_its_epochs_and_keeps_its_name(sm
     assert len(json.loads((tmp_path / "results" / "mlp-small_epochs4.json").read_text())["test_loss"]) == 6
 
     for epochs in ("8", "9"):
-        assert start("--epochs", epochs, observer=After(1, interrupt())).status == 130
+        assert start("--epochs", epochs, callback=After(1, interrupt())).status == 130
     error = refused(start("--epochs", "7", "--resume"))
     assert "mlp-small_epochs8, mlp-small_epochs9" in error
     assert "--name" in error
@@ -475,7 +475,7 @@ def test_the_name_of_a_result_is_held_whatever_the_checkpoint_folder(small, tmp_
             second.append(train(tmp_path, small, option, str(tmp_path / "elsewhere")))
         torch.set_rng_state(state)
 
-    assert train(tmp_path, small, observer=After(2, start_another)).status == 0
+    assert train(tmp_path, small, callback=After(2, start_another)).status == 0
     assert len(second) == 2
     for ended in second:
         assert "another process" in refused(ended)
@@ -605,7 +605,7 @@ def wider(classes: int = 10):
 
 
 def test_a_checkpoint_as_large_as_memory_is_not_unpacked(stopped, small, monkeypatch):
-    monkeypatch.setattr(support_checkpoint, "LARGEST_CHECKPOINT", 10_000)
+    monkeypatch.setattr(support_checkpoint, "MAX_CHECKPOINT", 10_000)
     assert str(checkpoint(stopped)) in refused(train(stopped, small, "--resume"))
 
 
@@ -620,7 +620,7 @@ def test_a_checkpoint_that_is_no_regular_file_is_not_waited_for(small, tmp_path)
 
 
 def test_another_torch_other_threads_and_another_device_are_allowed_and_all_stand_in_the_history(small, tmp_path):
-    assert train(tmp_path, small, observer=After(2, interrupt())).status == 130
+    assert train(tmp_path, small, callback=After(2, interrupt())).status == 130
     state = torch.load(checkpoint(tmp_path), weights_only=True)
     state["history"] |= {"torch_version": "1.13.1", "device": "NVIDIA H100"}
     torch.save(state, checkpoint(tmp_path))
@@ -733,7 +733,7 @@ def test_a_second_signal_stops_at_once_tears_nothing_and_leaves_the_host_alive(s
             os.kill(os.getpid(), signal.SIGINT)
         fsync(descriptor)
 
-    ended = train(tmp_path, small, observer=After(2, lambda: monkeypatch.setattr(os, "fsync", twice)))
+    ended = train(tmp_path, small, callback=After(2, lambda: monkeypatch.setattr(os, "fsync", twice)))
     monkeypatch.setattr(os, "fsync", fsync)
     assert ended.status == 130
     assert signal.getsignal(signal.SIGINT) is handlers
@@ -749,7 +749,7 @@ def test_two_signals_in_the_first_epochs_checkpoint_save_nothing_and_say_so(smal
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    ended = train(tmp_path, small, observer=After(1, lambda: monkeypatch.setattr(os, "fsync", twice)))
+    ended = train(tmp_path, small, callback=After(1, lambda: monkeypatch.setattr(os, "fsync", twice)))
     assert ended.status == 143
     assert "nothing is saved" in ended.out
     assert "--resume" not in ended.out
@@ -837,7 +837,7 @@ def test_a_disk_that_is_full(small, tmp_path, whole, monkeypatch, number):
 
 @pytest.mark.parametrize("name", ["results", "checkpoints"])
 def test_a_folder_that_vanishes(small, tmp_path, whole, name):
-    ended = train(tmp_path, small, observer=After(2, lambda: shutil.rmtree(tmp_path / name)))
+    ended = train(tmp_path, small, callback=After(2, lambda: shutil.rmtree(tmp_path / name)))
     error = refused(ended, status=1)
     assert str(tmp_path / name) in error
     assert "folder is gone" in error
@@ -857,7 +857,7 @@ def test_two_runs_at_the_same_time(small, tmp_path, whole):
         other.append(train(tmp_path, small, "--seed", "1", "--name", f"{NAME}_seed1"))
         torch.set_rng_state(state)
 
-    first = train(tmp_path, small, observer=After(2, start_more))
+    first = train(tmp_path, small, callback=After(2, start_more))
     error = refused(second[0])
     assert "another process" in error
     assert NAME in error
@@ -967,14 +967,14 @@ def test_no_name_of_a_folder_and_no_encoding_of_the_output_makes_a_traceback(
     argv += ["--output-dir", f"{data}/results", "--checkpoint-dir", f"{data}/checkpoints"]
     out, err = Stream(encoding), Stream(encoding)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        for more, observer, status in (
+        for more, callback, status in (
             ([], After(1, interrupt()), 130),
-            ([], Observer(), 2),
-            (["--resume"], Observer(), 0),
-            (["--lr", "1e30", "--name", "x"], Observer(), 2),
+            ([], Callback(), 2),
+            (["--resume"], Callback(), 0),
+            (["--lr", "1e30", "--name", "x"], Callback(), 2),
         ):
             try:
-                main.main([*argv, *more], observer)
+                main.main([*argv, *more], callback)
                 found = 0
             except SystemExit as leave:
                 found = leave.code
@@ -1031,7 +1031,7 @@ def test_a_closed_pipe_ends_the_run_as_it_does_elsewhere_and_the_run_is_saved(sm
 def test_an_interrupt_that_was_ignored_on_purpose_stays_ignored(small, tmp_path, whole, monkeypatch):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        ended = train(tmp_path, small, observer=After(2, interrupt()))
+        ended = train(tmp_path, small, callback=After(2, interrupt()))
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)

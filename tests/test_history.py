@@ -26,7 +26,7 @@ def a_history(**changed: object) -> dict:
     for epoch in (1, 2):
         figures = dict.fromkeys(history.METRICS, 0.5 / epoch)
         history.add_epoch(record, figures | {"learning_rate": 0.05, "threads": 1, "processes": 1})
-    return history.seal(record) | changed
+    return history.with_digest(record) | changed
 
 
 def some_arrays(**changed: np.ndarray) -> dict[str, np.ndarray]:
@@ -107,11 +107,11 @@ def test_what_is_no_name(name):
 
 def test_a_digest_is_of_everything_but_the_seconds():
     record = a_history()
-    assert history.seal(record)["digest"] == record["digest"]
-    assert history.seal(record | {"seconds": [7.0, 8.0]})["digest"] == record["digest"]
+    assert history.with_digest(record)["digest"] == record["digest"]
+    assert history.with_digest(record | {"seconds": [7.0, 8.0]})["digest"] == record["digest"]
     for field, value in record.items():
         if field not in ("seconds", "digest"):
-            assert history.seal(record | {field: "another"})["digest"] != record["digest"], (field, value)
+            assert history.with_digest(record | {field: "another"})["digest"] != record["digest"], (field, value)
 
 
 def test_runs_differ_in_settings_recipe_and_data_and_in_nothing_else():
@@ -129,9 +129,9 @@ def test_runs_differ_in_settings_recipe_and_data_and_in_nothing_else():
 
 def test_a_resumed_run_names_what_it_was_trained_with_before_and_now():
     saved, now = a_history(device="cuda", torch_version="1.0"), a_history(torch_version="2.0", epochs=5)
-    merged = history.go_on(saved, now)
+    merged = history.resumed(saved, now)
     assert (merged["device"], merged["torch_version"], merged["epochs"]) == ("cuda, cpu", "1.0, 2.0", 5)
-    again = history.go_on(merged, now)
+    again = history.resumed(merged, now)
     assert (again["device"], again["torch_version"]) == ("cuda, cpu", "1.0, 2.0")
     assert merged["name"] == saved["name"]
     assert merged["test_loss"] == saved["test_loss"]
@@ -160,7 +160,7 @@ def test_each_field_stands_on_a_line_of_its_own(tmp_path):
 def test_a_mix_of_two_runs_is_noticed(tmp_path):
     record = a_history()
     write(tmp_path, record, some_arrays())
-    write(tmp_path, history.seal(record | {"seed": 1}))
+    write(tmp_path, history.with_digest(record | {"seed": 1}))
     error = refused(history.read_runs, tmp_path)
     assert "another run" in error
     assert "run.npz" in error
@@ -229,7 +229,7 @@ def test_files_that_are_none_are_errors(tmp_path, monkeypatch):
     write(tmp_path, a_history())
     (tmp_path / "run.npz").symlink_to("nowhere")
     assert "run.npz" in refused(history.read_runs, tmp_path)
-    monkeypatch.setattr(history, "LARGEST_HISTORY", 100)
+    monkeypatch.setattr(history, "MAX_HISTORY", 100)
     assert "large" in refused(history.read_history, tmp_path / "run.json")
     assert history.read_runs(tmp_path / "nowhere") == []
 

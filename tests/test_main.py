@@ -26,7 +26,7 @@ from model import MODELS
 from support.compute import distributed
 from support.data.images import write_tar
 from support.run import history
-from support.run.callback import Observer
+from support.run.callback import Callback
 
 ROOT = Path(main.__file__).resolve().parent
 EPOCH_LINE = re.compile(
@@ -66,12 +66,12 @@ def _no_picture(monkeypatch):
     monkeypatch.setattr(main.plot, "save", lambda figure, file, digest=None: None)
 
 
-def train(folder: Path, data: Path, *options: str, observer: Observer | None = None) -> tuple[str, str]:
+def train(folder: Path, data: Path, *options: str, callback: Callback | None = None) -> tuple[str, str]:
     """Run the command line with its files below `folder`; what it printed to stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
     places = ["--output-dir", str(folder / "results"), "--checkpoint-dir", str(folder / "checkpoints")]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        main.main([*options, "--data-dir", str(data), "--device", "cpu", *places], observer or Observer())
+        main.main([*options, "--data-dir", str(data), "--device", "cpu", *places], callback or Callback())
     return out.getvalue(), err.getvalue()
 
 
@@ -215,7 +215,9 @@ def test_the_history_holds_configuration_and_figures(finished):
     fields = list(record)
     assert tuple(fields[fields.index("seed") + 1 : fields.index("parameters")]) == history.RECIPE
     assert "momentum" in record
-    assert not {"rotation", "translation", "smallest_crop", "weakest", "strongest"} & set(record), "not augmented"
+    assert not {"rotation", "translation", "min_crop", "augment_strength_min", "augment_strength_max"} & set(record), (
+        "not augmented"
+    )
     for metric in history.METRICS:
         assert len(record[metric]) == 3
         assert all(isinstance(figure, float) and math.isfinite(figure) for figure in record[metric])
@@ -286,7 +288,13 @@ def test_the_arrays_of_an_augmented_run_show_the_warps(small, tmp_path):
     assert len(np.unique(flat, axis=0)) == len(flat), "each drawn for itself"
     assert "c1" not in found
     record = history_of(tmp_path)
-    strengths = {"weakest": 0.0, "strongest": 1.0, "rotation": 20, "translation": 0.1, "smallest_crop": 0.8}
+    strengths = {
+        "augment_strength_min": 0.0,
+        "augment_strength_max": 1.0,
+        "rotation": 20,
+        "translation": 0.1,
+        "min_crop": 0.8,
+    }
     assert {key: record[key] for key in strengths} == strengths
 
 
@@ -335,7 +343,7 @@ def test_the_sample_in_place_of_mnist_is_said_and_marked(tmp_path, monkeypatch, 
     def no_network(folder):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(download, "download", no_network)
+    monkeypatch.setattr("support.data.find.download", no_network)
     monkeypatch.chdir(tmp_path)
     main.main(["--model", "mlp", "--epochs", "1", "--device", "cpu"])
     warnings = capsys.readouterr().err.splitlines()
@@ -442,7 +450,7 @@ def test_every_image_is_used_once_an_epoch_the_last_smaller_batch_too(small, tmp
 
 @pytest.mark.parametrize("at_once", [1, 150, 1024])
 def test_batches_are_those_of_the_order_however_many_are_made_at_once(small, monkeypatch, at_once):
-    monkeypatch.setattr(processes, "IMAGES_AT_ONCE", at_once)
+    monkeypatch.setattr(distributed, "IMAGES_AT_ONCE", at_once)
     data = dataset.MNIST(small / "train.tar")
     batches = distributed.Batches(data, 64, seed=3)
     order, made = batches.order(), list(batches)
@@ -520,11 +528,11 @@ def test_the_recipe_is_the_documented_one():
     """As README.md and benchmarks/tuning.md state it: whoever changes it trains the study anew and says so there."""
     arguments = main.parse_arguments(["--model", "lenet"])
     assert (arguments.epochs, arguments.batch_size, arguments.lr, arguments.weight_decay) == (50, 128, 0.05, 5e-4)
-    assert (main.MOMENTUM, main.LONGEST_GRADIENT) == (0.9, 2.0)
-    assert (main.WARM_UP, main.LONGEST_WARM_UP, main.FALL) == (150, 0.2, 0.2)
-    assert (main.AVERAGING, main.STATISTICS, main.AUGMENT) == (4, 10_000, (0.0, 1.0))
+    assert (main.MOMENTUM, main.MAX_GRAD_NORM) == (0.9, 2.0)
+    assert (main.WARMUP_STEPS, main.MAX_WARMUP, main.DECAY) == (150, 0.2, 0.2)
+    assert (main.AVERAGING, main.BN_IMAGES, main.AUGMENT) == (4, 10_000, (0.0, 1.0))
     assert (dataset.MEAN, dataset.STD, dataset.PADDING) == (0.1307, 0.3081, 2)
-    assert (dataset.ROTATION, dataset.TRANSLATION, dataset.SMALLEST_CROP) == (20, 0.1, 0.8)
+    assert (dataset.ROTATION, dataset.TRANSLATION, dataset.MIN_CROP) == (20, 0.1, 0.8)
 
 
 @pytest.mark.parametrize(("steps", "climb"), [(10_000, 150), (1000, 150), (100, 20)])
@@ -648,7 +656,7 @@ def test_statistics_are_measured_on_the_first_images_as_they_are_and_on_no_more_
     torch.manual_seed(0)
     data, network = dataset.MNIST(small / "train.tar"), MODELS["lenet_bn"]()
     average = copy.deepcopy(network)
-    main.complete_average(average, network, data)
+    main.recalibrate_batch_norm(average, network, data)
     with torch.no_grad():
         maps = network.s2(network.c1(data[:50][0]))
     torch.testing.assert_close(average.norm1.running_mean, maps.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
@@ -666,7 +674,7 @@ def test_the_average_takes_the_buffers_of_the_network():
     network.seen += 7
     network.steps += 3
     average_before = average.weight.clone()
-    main.complete_average(average, network, dataset.MNIST(ROOT / "data" / "sample" / "test.tar"))
+    main.recalibrate_batch_norm(average, network, dataset.MNIST(ROOT / "data" / "sample" / "test.tar"))
     assert torch.equal(average.seen, network.seen)
     assert int(average.steps) == 3
     assert torch.equal(average.weight, average_before)
@@ -676,7 +684,7 @@ def test_the_average_is_the_mean_over_the_last_fifth_of_the_steps_in_effect():
     network, average = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
     for step in range(1, 1001):
         network.weight.data.fill_(float(step))
-        main.move_average(average, network, step)
+        main.update_average(average, network, step)
         if step == 1:
             assert average.weight.item() == 1, "the first step replaces what was there"
     # of the weights 1, 2, 3, ... the polynomial-decay average is (5 n + 1) / 6, a mean over about the last third
@@ -684,16 +692,16 @@ def test_the_average_is_the_mean_over_the_last_fifth_of_the_steps_in_effect():
 
 
 def test_what_a_run_draws_does_not_depend_on_the_state_of_the_generator_or_the_batch_before(small, tmp_path):
-    """An observer that draws, which it must not, still leaves the next epoch as it would have been."""
+    """An callback that draws, which it must not, still leaves the next epoch as it would have been."""
 
-    class Draws(Observer):
-        def after_epoch(self, *_) -> dict[str, float]:
+    class Draws(Callback):
+        def on_epoch_end(self, *_) -> dict[str, float]:
             torch.rand(7)
             return {}
 
     options = ["--model", "mlp", "--augment", "--epochs", "2"]
     train(tmp_path / "a", small, *options)
-    train(tmp_path / "b", small, *options, observer=Draws())
+    train(tmp_path / "b", small, *options, callback=Draws())
     assert figures(history_of(tmp_path / "a")) == figures(history_of(tmp_path / "b"))
 
 
@@ -988,18 +996,18 @@ def test_bad_data_stop_it_before_anything_is_overwritten(small, tmp_path, capsys
 
 
 def test_what_an_observer_measures_is_kept_whatever_kind_of_number_it_gives(small, tmp_path):
-    class Measures(Observer):
-        def before_training(self, network, average, train_set) -> dict[str, float]:
+    class Measures(Callback):
+        def on_train_begin(self, network, average, train_set) -> dict[str, float]:
             return {"initial_sum": network.f1.weight.detach().sum(), "initial_rate": np.float64(0.5)}
 
-        def after_epoch(self, network, average, train_set) -> dict[str, float]:
+        def on_epoch_end(self, network, average, train_set) -> dict[str, float]:
             assert train_set.augment is False
             return {"depth": np.float32(-2.5), "tensor": torch.tensor(3.25), "double": np.float64(0.5), "count": 7}
 
-        def after_training(self, average, test_set) -> dict[str, float]:
+        def on_train_end(self, average, test_set) -> dict[str, float]:
             return {"final": np.int64(len(test_set))}
 
-    train(tmp_path, small, "--model", "mlp", "--augment", "--epochs", "2", "--name", "mlp", observer=Measures())
+    train(tmp_path, small, "--model", "mlp", "--augment", "--epochs", "2", "--name", "mlp", callback=Measures())
     record = history.read_history(tmp_path / "results" / "mlp.json")
     assert record["depth"] == [-2.5, -2.5]
     assert record["tensor"] == [3.25, 3.25]
@@ -1010,14 +1018,14 @@ def test_what_an_observer_measures_is_kept_whatever_kind_of_number_it_gives(smal
 
 
 def test_an_observer_may_end_a_run_early_and_do_without_pictures(small, tmp_path):
-    class Stops(Observer):
+    class Stops(Callback):
         pictures = False
 
-        def after_epoch(self, *_) -> dict[str, float]:
+        def on_epoch_end(self, *_) -> dict[str, float]:
             self.stop = True
             return {}
 
-    out, _ = train(tmp_path, small, "--model", "lenet", "--epochs", "5", "--name", "short", observer=Stops())
+    out, _ = train(tmp_path, small, "--model", "lenet", "--epochs", "5", "--name", "short", callback=Stops())
     record = history.read_history(tmp_path / "results" / "short.json")
     assert (record["epochs"], len(record["test_loss"])) == (5, 1)
     assert "plot" not in out
@@ -1073,6 +1081,6 @@ def test_memory_that_a_step_frees_is_kept_for_the_next():
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other limits")
 def test_a_run_keeps_freed_memory(small, tmp_path, monkeypatch):
     called = []
-    monkeypatch.setattr(processes, "keep_freed_memory", lambda: called.append(None))
+    monkeypatch.setattr(distributed, "keep_freed_memory", lambda: called.append(None))
     train(tmp_path, small, "--model", "mlp", "--epochs", "1", "--dry-run")
     assert called

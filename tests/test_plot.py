@@ -13,7 +13,7 @@ from test_axes import assert_clean
 import plot
 from support.figures.axes import LOSS_FLOOR, PALE
 from support.figures.groups import comparable, lines
-from support.run.history import DRAWS, Run, mistakes, seal, write_arrays, write_history
+from support.run.history import DRAWS, Run, mistakes, with_digest, write_arrays, write_history
 
 
 def make_history(model="lenet", augment=False, seed=0, epochs=6, **changes):
@@ -33,8 +33,8 @@ def make_history(model="lenet", augment=False, seed=0, epochs=6, **changes):
         "classes": 10,
         "seed": seed,
         "optimizer": "SGD",
-        "weakest": 0.25,
-        "strongest": 1.0,
+        "augment_strength_min": 0.25,
+        "augment_strength_max": 1.0,
         "parameters": 61_706,
         "train_images": 6000,
         "test_images": 1000,
@@ -49,7 +49,7 @@ def make_history(model="lenet", augment=False, seed=0, epochs=6, **changes):
         "threads": [1] * epochs,
         "processes": [1] * epochs,
     }
-    return seal({**history, **changes})
+    return with_digest({**history, **changes})
 
 
 def make_arrays(history):
@@ -107,7 +107,7 @@ def ends(folder, capsys):
     return 0, capsys.readouterr().err.splitlines()
 
 
-def heights(axes, place=0):
+def plot_values(axes, place=0):
     return np.asarray(axes.lines[place].get_ydata())
 
 
@@ -205,12 +205,12 @@ def test_a_run_is_drawn_without_overlap(changes):
 def test_the_curves_of_a_run_are_its_lists():
     history = make_history("lenet_bn", True)
     loss, accuracy, *rates = plot.draw_run(history).axes
-    assert heights(loss, 0) == pytest.approx(history["train_loss"])
-    assert heights(loss, 1) == pytest.approx(history["test_loss"])
-    assert heights(accuracy, 0) == pytest.approx([1 - value for value in history["train_accuracy"]])
-    assert heights(accuracy, 1) == pytest.approx([1 - value for value in history["test_accuracy"]])
+    assert plot_values(loss, 0) == pytest.approx(history["train_loss"])
+    assert plot_values(loss, 1) == pytest.approx(history["test_loss"])
+    assert plot_values(accuracy, 0) == pytest.approx([1 - value for value in history["train_accuracy"]])
+    assert plot_values(accuracy, 1) == pytest.approx([1 - value for value in history["test_accuracy"]])
     for axes in rates:
-        assert heights(axes) == pytest.approx(history["learning_rate"])
+        assert plot_values(axes) == pytest.approx(history["learning_rate"])
     for axes in (loss, accuracy, *rates):
         assert axes.lines[0].get_xdata().tolist() == [1, 2, 3, 4, 5, 6]
     colors = [line.get_color() for line in (*loss.lines[:2], *accuracy.lines[:2])]
@@ -460,7 +460,7 @@ def test_the_comparison_shows_the_readers_own_runs_before_those_of_the_study():
 def test_a_run_with_settings_of_the_study_but_other_figures_is_drawn():
     study = [make_run("lenet", seed=seed) for seed in (0, 1)]
     other = make_run("lenet", test_accuracy=[0.5] * 6)
-    assert heights(plot.draw_comparison([other], study).axes[1]) == pytest.approx([0.5] * 6)
+    assert plot_values(plot.draw_comparison([other], study).axes[1]) == pytest.approx([0.5] * 6)
 
 
 def test_a_run_that_is_one_of_the_study_is_drawn_once():
@@ -523,12 +523,12 @@ def test_networks_stand_side_by_side_with_train_and_test():
     losses, accuracies, (first, rate) = figure.axes[:3], figure.axes[3:6], figure.axes[6:]
     for run, loss, accuracy in zip(reversed(runs), losses, accuracies, strict=True):
         for place, split in enumerate(("train", "test")):
-            assert heights(loss, place) == pytest.approx(run.history[f"{split}_loss"])
-            assert heights(accuracy, place) == pytest.approx([1 - one for one in run.history[f"{split}_accuracy"]])
+            assert plot_values(loss, place) == pytest.approx(run.history[f"{split}_loss"])
+            assert plot_values(accuracy, place) == pytest.approx([1 - one for one in run.history[f"{split}_accuracy"]])
     assert len({axes.get_ylim() for axes in losses}) == len({axes.get_ylim() for axes in accuracies}) == 1
     for place, run in enumerate(reversed(runs)):
-        assert heights(first, place) == pytest.approx([1 - one for one in run.history["test_accuracy"][:10]])
-    assert heights(rate) == pytest.approx(runs[0].history["learning_rate"])
+        assert plot_values(first, place) == pytest.approx([1 - one for one in run.history["test_accuracy"][:10]])
+    assert plot_values(rate) == pytest.approx(runs[0].history["learning_rate"])
     assert len(rate.lines) == 1  # the same for all three
     wrong = [round(1000 * (1 - run.history["test_accuracy"][-1])) for run in reversed(runs)]
     text = said(figure)
@@ -554,14 +554,14 @@ def test_extreme_figures_stand_side_by_side():
     }
     figure = plot.draw_networks([make_run("lenet", **changes), make_run("mlp")])
     assert_clean(figure)
-    assert heights(figure.axes[0]).tolist() == [LOSS_FLOOR] * 6
+    assert plot_values(figure.axes[0]).tolist() == [LOSS_FLOOR] * 6
 
 
 def test_networks_that_ended_early_stand_beside_those_that_did_not():
     short = {name: values[:3] for name, values in make_history("mlp").items() if isinstance(values, list)}
     figure = plot.draw_networks([make_run("lenet"), make_run("mlp", **short), make_run("mlp", seed=1, **short)])
     assert "epoch 3 (ended early, 6 planned)" in said(figure)
-    assert len(heights(figure.axes[1])) == 3
+    assert len(plot_values(figure.axes[1])) == 3
 
 
 def test_only_runs_of_equal_settings_stand_side_by_side():

@@ -150,7 +150,9 @@ def test_doubt_is_said(command):
     assert any("2 separate figures" in warning for warning in of_pair)
     assert any("blot" in warning for warning in of_blot)
     for entry in json.loads(out):
-        assert any("not sure" in warning for warning in entry["warnings"]) == (entry["probability"] < reading.DOUBT)
+        assert any("not sure" in warning for warning in entry["warnings"]) == (
+            entry["probability"] < reading.MIN_CONFIDENCE
+        )
     _, out, _ = command("pair.png", "--all", "--json")
     assert not any("separate" in warning for warning in json.loads(out)[0]["warnings"])
 

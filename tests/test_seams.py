@@ -21,7 +21,7 @@ from main import make_training, parse_arguments, run, train, train_and_test
 from model import MODELS, LeNet5
 from support.compute.fast_layers import PooledConv2d
 from support.data.images import write_tar
-from support.run.callback import Observer
+from support.run.callback import Callback
 from support.run.history import read_runs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,7 +43,7 @@ def figures_of(folder: Path) -> set[str]:
     return names
 
 
-class Watcher(Observer):
+class Watcher(Callback):
     """Keeps what it is shown; nothing is drawn."""
 
     pictures = False
@@ -51,7 +51,7 @@ class Watcher(Observer):
     def __init__(self) -> None:
         self.network, self.average = nn.Module(), nn.Module()
 
-    def after_epoch(self, network: nn.Module, average: nn.Module, train_set: MNIST) -> dict[str, float]:
+    def on_epoch_end(self, network: nn.Module, average: nn.Module, train_set: MNIST) -> dict[str, float]:
         self.network, self.average = network, average
         return {}
 
@@ -106,7 +106,7 @@ def test_a_network_with_buffers_is_tested_with_what_they_became(command, small, 
 
 def test_weights_of_such_a_network_are_saved_resumed_and_tested(command, tmp_path, monkeypatch, capsys) -> None:
     class FirstEpoch(Watcher):
-        def after_epoch(self, network, average, train_set):
+        def on_epoch_end(self, network, average, train_set):
             signal.raise_signal(signal.SIGINT)
             return {}
 
@@ -277,13 +277,13 @@ def test_a_validation_split(small, command) -> None:
 
 
 def test_early_stopping(command, tmp_path) -> None:
-    class Patience(Observer):
+    class Patience(Callback):
         """Ends the run after an epoch without a lower loss on images held out."""
 
         def __init__(self) -> None:
             self.losses: list[float] = []
 
-        def after_epoch(self, network: nn.Module, average: nn.Module, train_set: MNIST) -> dict[str, float]:
+        def on_epoch_end(self, network: nn.Module, average: nn.Module, train_set: MNIST) -> dict[str, float]:
             _, held_out = train_set.split(60)
             self.losses.append(main.test(average, held_out)[0] if len(self.losses) < 3 else 9.0)
             self.stop = self.losses[-1] > min(self.losses)
@@ -306,13 +306,13 @@ def test_early_stopping(command, tmp_path) -> None:
 
 def test_what_an_observer_measures_is_kept_and_changes_nothing(command) -> None:
     class Norms(Watcher):
-        def before_training(self, network, average, train_set):
+        def on_train_begin(self, network, average, train_set):
             return {"initial_loss": main.test(network, train_set)[0]}
 
-        def after_epoch(self, network, average, train_set):
+        def on_epoch_end(self, network, average, train_set):
             return {"loss_of_the_newest_weights": main.test(network, train_set)[0]}
 
-        def after_training(self, average, test_set):
+        def on_train_end(self, average, test_set):
             return {"last": main.test(average, test_set)[0]}
 
     plain = run(parse_arguments(command("--model", "lenet_bn", "--augment", "--name", "plain")), Watcher())
@@ -346,7 +346,7 @@ def test_the_command_from_a_thread(command, tmp_path) -> None:
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_ctrl_c_ends_the_run_and_not_its_host(command, times) -> None:
     class Impatient(Watcher):
-        def after_epoch(self, network, average, train_set):
+        def on_epoch_end(self, network, average, train_set):
             for _ in range(times):
                 signal.raise_signal(signal.SIGINT)
             return {}

@@ -85,10 +85,10 @@ def is_finished(folder, data):
 def histories(small, tmp_path_factory):
     """The same augmented run without and with the study's measurements."""
     found = []
-    for observer in (main.Observer(), study.StudyObserver(augment=True)):
+    for callback in (main.Callback(), study.StudyCallback(augment=True)):
         folder = str(tmp_path_factory.mktemp("runs"))
         argv = ["--model", "lenet_bn", "--augment", "--epochs", "2", "--data-dir", str(small), "--threads", "1"]
-        main.main([*argv, "--output-dir", folder, "--checkpoint-dir", folder], observer)
+        main.main([*argv, "--output-dir", folder, "--checkpoint-dir", folder], callback)
         found.append(read_history(next(Path(folder).glob("*.json"))))
     return found
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_axes import assert_clean
 
-from support.run.history import seal, write_arrays, write_history
+from support.run.history import with_digest, write_arrays, write_history
 from support.study import figures, report, results
 from support.study.results import AUGMENTED, BOTH, MLP, NORMALIZED, PLAIN
 from support.study.statistics import Estimate
@@ -37,7 +37,7 @@ def make_run(key, seed, accuracy, **changes):
     history = {
         "name": f"{model}{'_augment' * augment}_seed{seed}",
         **{"model": model, "data": "MNIST", "augment": augment, "epochs": EPOCHS, "batch_size": 128, "lr": 0.05},
-        **{"weight_decay": 5e-4, "classes": 10, "seed": seed, "momentum": 0.9, "warm_up": 150, "fall": 0.2},
+        **{"weight_decay": 5e-4, "classes": 10, "seed": seed, "momentum": 0.9, "warmup_steps": 150, "decay": 0.2},
         **({"rotation": 20, "translation": 0.1} if augment else {}),
         **{
             "parameters": 61_706,
@@ -63,7 +63,7 @@ def make_run(key, seed, accuracy, **changes):
         history |= {f"weight_norm_{layer}": [3.0] * EPOCHS}
     for place, move in enumerate(results.MOVES):
         history[f"accuracy_{move}"] = accuracy - 0.01 * (place + 1) * (3 if model == "mlp" else 1)
-    history = seal({**history, **changes})
+    history = with_digest({**history, **changes})
     labels = (np.arange(IMAGES) % 10).astype(np.uint8)
     predictions = labels.copy()
     predictions[:wrong] = (labels[:wrong] + 1) % 10
@@ -301,7 +301,7 @@ def test_a_study_that_is_not_complete_has_a_report(tmp_path, capsys, keys, seeds
 
 
 def test_without_arrays_nothing_is_said_of_images(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(study_report, "figures", lambda groups, found: {})  # their time
+    monkeypatch.setattr(report, "figures", lambda groups, found: {})  # their time
     document = report_of(write_study(tmp_path / "study", arrays=False, seeds=2), capsys)
     assert "## The same test images" not in document
     assert "for new digits [" not in document
@@ -319,7 +319,7 @@ def test_a_figure_that_cannot_be_drawn_costs_that_figure_only(tmp_path, capsys, 
     def fail(groups):
         raise RuntimeError("no room")
 
-    monkeypatch.setattr(study_figures, "draw_study", fail)
+    monkeypatch.setattr(figures, "draw_study", fail)
     folder = write_study(tmp_path / "study", {PLAIN: 0.9, MLP: 0.8}, 2)
     assert report.report(folder) == 1
     said = capsys.readouterr()

@@ -15,19 +15,19 @@ Step = Callable[[nn.Module, Optimizer, Tensor, Tensor], tuple[Tensor, Tensor]]
 LAUNCHED = 3  # steps before the capture: in them the optimizer makes its state, and libraries take their memory
 
 
-def replayable(step: Step) -> Step:
-    """The training step `step(network, optimizer, images, labels)`, replayed where the network is a Replayed."""
+def graphed(step: Step) -> Step:
+    """The training step `step(network, optimizer, images, labels)`, replayed where the network is a GraphedStep."""
 
     @wraps(step)
     def run(network: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        if isinstance(network, Replayed):
+        if isinstance(network, GraphedStep):
             return network.run(step, optimizer, images, labels)
         return step(network, optimizer, images, labels)
 
     return run
 
 
-class Replayed(nn.Module):
+class GraphedStep(nn.Module):
     """`network`, whose training steps a GPU replays: launched for the first batches, then captured, then replayed.
 
     Whoever wraps a network knows that a step computes the same for every batch of one shape, on the GPU alone: no value

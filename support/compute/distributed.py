@@ -31,7 +31,7 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def is_first() -> bool:
+def is_main() -> bool:
     """Whether this is the process that prints and writes."""
     return rank() == 0
 
@@ -108,17 +108,17 @@ def command_line(argv: list[str] | None) -> list[str]:
 # --- the first process, and the others --------------------------------------------------------------------------------
 
 
-def first_goes_first(action: Callable[[], Result]) -> Result:
+def main_goes_first(action: Callable[[], Result]) -> Result:
     """Let the first process act, then the others: what is wrong is said once, and a download is made once."""
-    if is_first():
+    if is_main():
         return _tell_outcome(action, lambda result: None)
     _hear_outcome()
     return action()
 
 
-def first_decides(action: Callable[[], Result]) -> Result:
+def main_decides(action: Callable[[], Result]) -> Result:
     """What the first process's action gives, for all."""
-    return _tell_outcome(action, lambda result: result) if is_first() else _hear_outcome()
+    return _tell_outcome(action, lambda result: result) if is_main() else _hear_outcome()
 
 
 def _tell_outcome(action: Callable[[], Result], told: Callable[[Result], Any]) -> Result:
@@ -148,7 +148,7 @@ def _share_from_first(value: Any) -> Any:
     return values[0]
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     if dist.is_initialized():
         dist.barrier()
 
@@ -206,7 +206,7 @@ def check_batch_size(batch_size: int, images: int, network: nn.Module) -> None:
 # --- networks and figures ---------------------------------------------------------------------------------------------
 
 
-def share_network(network: nn.Module, batches: Batches) -> nn.Module:
+def wrap(network: nn.Module, batches: Batches) -> nn.Module:
     """The network as all processes train it: its gradients are of the mean over the global batch.
 
     On CUDA batch normalization is synchronized; PyTorch cannot do that on CPUs.
@@ -215,7 +215,7 @@ def share_network(network: nn.Module, batches: Batches) -> nn.Module:
         return network
     if next(network.parameters()).is_cuda:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    # running statistics are not sent around: `average_statistics` measures them anew
+    # running statistics are not sent around: `average_buffers` measures them anew
     shared = DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
     shared.register_comm_hook(batches, _add_weighted)
     return shared
@@ -227,7 +227,7 @@ def _add_weighted(batches: Batches, bucket: dist.GradBucket) -> torch.futures.Fu
     return dist.all_reduce(gradient, async_op=True).get_future().then(lambda done: done.value()[0])
 
 
-def mean_over_processes(losses: list[Tensor], correct: list[Tensor], count: int) -> tuple[float, float]:
+def all_reduce_mean(losses: list[Tensor], correct: list[Tensor], count: int) -> tuple[float, float]:
     """Mean loss and accuracy of sums over batches, `count` images in this process. Waits for the device."""
     totals = torch.stack([torch.stack(losses).sum(), torch.stack(correct).sum().float()])
     if dist.is_initialized():
@@ -238,12 +238,12 @@ def mean_over_processes(losses: list[Tensor], correct: list[Tensor], count: int)
     return loss / count, right / count
 
 
-def share_of(count: int) -> range:
+def shard(count: int) -> range:
     """The indices below `count` that are this process's: every world-size-th."""
     return range(rank(), count, world_size())
 
 
-def average_statistics(network: nn.Module, weight: float) -> None:
+def average_buffers(network: nn.Module, weight: float) -> None:
     """Replace all buffers of real numbers by the mean over the processes; the weights add up to 1."""
     if dist.is_initialized():
         for statistic in (buffer for buffer in network.buffers() if buffer.is_floating_point()):

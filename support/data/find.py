@@ -17,9 +17,9 @@ from support import files
 from support.data import idx
 from support.data.container import Container, reason, what_is
 from support.data.images import DataError, read_images, write_tar
-from support.terminal import check_signals, printable, say_aside
+from support.terminal import check_signals, print_error, printable
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 SAMPLE = ROOT / "data" / "sample"
 SPLITS = ("train", "test")
 
@@ -285,7 +285,7 @@ def download(folder: Path) -> None:
             shutil.rmtree(temporary, ignore_errors=True)  # of a killed download
             try:
                 temporary.mkdir()
-                say_aside(f"downloading MNIST (11.6 MB) to {printable(folder)}")
+                print_error(f"downloading MNIST (11.6 MB) to {printable(folder)}")
                 _fetch(temporary)
                 for path, images in zip(_tars(temporary), ("train", "t10k"), strict=True):
                     write_tar(path, path.stem, *read_images(temporary / f"{images}-images-idx3-ubyte.gz"))
@@ -312,7 +312,7 @@ def _wait_for_lock(stack: contextlib.ExitStack, path: Path) -> None:
             return
         except files.RunningError:
             if not waiting:
-                say_aside(f"{printable(path.parent)}: another process is downloading MNIST there; waiting for it")
+                print_error(f"{printable(path.parent)}: another process is downloading MNIST there; waiting for it")
             waiting = True
             check_signals()
             time.sleep(POLL)

@@ -133,7 +133,7 @@ def _scaled(size: tuple[int, int], longer: int) -> tuple[int, int]:
 # --- sheets: on what paper the ink stands -----------------------------------------------------------------------------
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, the last two behind the last pixel
-SMALLEST_SHEET = 24  # pixels of MIDDLE
+MIN_SHEET = 24  # pixels of MIDDLE
 EDGE = 0.035  # of full brightness, a pixel: what changes faster is an edge, unless the picture is noisy
 
 
@@ -157,7 +157,7 @@ def find_sheets(picture: Image.Image) -> list[Sheet]:
     regions, _ = ndimage.label(_smooth(small))
     found = []
     for number, box in enumerate(ndimage.find_objects(regions), 1):
-        if min(part.stop - part.start for part in box) < SMALLEST_SHEET:
+        if min(part.stop - part.start for part in box) < MIN_SHEET:
             continue
         region = np.pad(regions[box] == number, 1)
         filled = ndimage.binary_fill_holes(region)
@@ -470,7 +470,7 @@ GRAIN = 2  # pixels: ink is connected across gaps up to this
 SPECK = 0.02  # of the largest piece: what is smaller is dust or noise
 PALE = 0.6  # of the threshold: lines are looked for from there, at the threshold of darker ink they fall to pieces
 LEGIBLE = WORKING // 32  # pixels: a digit has a side of at least that
-MOST_PIECES = 50  # the largest are enough: the digits are among them, or there are none
+MAX_PIECES = 50  # the largest are enough: the digits are among them, or there are none
 
 
 def figures_on(sheet: Sheet) -> list[Figure]:
@@ -611,7 +611,7 @@ def _pieces(mask: np.ndarray, inside: np.ndarray) -> list[Figure]:
     boxes = ndimage.find_objects(numbers)
     rim = inside & ~ndimage.binary_erosion(inside)
     pieces = []
-    for number in masses.argsort()[::-1][:MOST_PIECES]:
+    for number in masses.argsort()[::-1][:MAX_PIECES]:
         if not masses[number]:
             break
         rows, columns = boxes[number - 1]

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 BORDER = 8  # pixels from the edge of a sheet that count as the edge
 SMALLEST = 16  # pixels of the longer side of a piece that is searched
-MOST_PIECES = 12  # that are searched, the largest first
+MAX_PIECES = 12  # that are searched, the largest first
 LOOKED_AT = 160  # pixels of the longer side of a piece while lines are looked for in it
 STEEPEST = 0.2  # of a line against the picture's sides: 11 degrees
 SPAN = 0.6  # of the piece's side: what is shorter is no line
@@ -27,7 +27,7 @@ ALIKE = 2  # times as high as each other are digits of one line at most
 MANY = 3  # so many lines from edge to edge are no digit
 DASHES = 6  # so many make a broken line
 SHORTEST_DASH = 5  # pixels
-LONGEST_DASH = 0.25  # of the longer side of the sheet: what is longer is a line, whole already
+MAX_DASH = 0.25  # of the longer side of the sheet: what is longer is a line, whole already
 EIGHT = np.ones((3, 3), bool)  # pixels that touch at a corner hang together
 
 
@@ -88,7 +88,7 @@ def _from_edge_to_edge(lines: list[Line], mask: np.ndarray, inside: np.ndarray) 
 def _bridge_dashes(mask: np.ndarray) -> np.ndarray:
     """A mask (H, W) with the gaps of broken lines filled, where many short straight pieces follow one another."""
     boxes = ndimage.find_objects(ndimage.label(mask, EIGHT)[0])
-    lengths = np.concatenate([_dashes(boxes, axis, LONGEST_DASH * max(mask.shape)) for axis in (0, 1)])
+    lengths = np.concatenate([_dashes(boxes, axis, MAX_DASH * max(mask.shape)) for axis in (0, 1)])
     if len(lengths) < DASHES:
         return mask
     reach = math.ceil(np.median(lengths) / 4)  # gaps up to half of a dash
@@ -179,7 +179,7 @@ def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
     boxes = ndimage.find_objects(numbers)
     border = _border(inside)
     lines = []
-    for index in masses.argsort()[::-1][:MOST_PIECES]:
+    for index in masses.argsort()[::-1][:MAX_PIECES]:
         box = boxes[index]
         piece = numbers[box] == index + 1
         if max(piece.shape) < SMALLEST:

@@ -17,7 +17,7 @@ from support.digits.lines import stroke_width
 from support.figures.axes import PALE, TEST, readable, styled
 from support.terminal import printable
 
-DOUBT = 0.9  # a probability below this is doubtful: benchmarks/predict.py has the curve it was chosen on
+MIN_CONFIDENCE = 0.9  # a probability below this is doubtful: benchmarks/predict.py has the curve it was chosen on
 NOT_SURE = "the network is not sure"
 # Times as wide as high: 15 and 3 in 1,000 of MNIST's digits are; two that touch often are, and most where there are
 # several at all.
@@ -100,7 +100,7 @@ def _size(figure: Figure) -> tuple[float, float]:
 def judge(figure: Figure, probabilities: list[float], everything: bool = False) -> Digit:
     """What the network says of a figure, alone or one of several, with what makes it doubtful."""
     doubts = []
-    if max(probabilities) < DOUBT:
+    if max(probabilities) < MIN_CONFIDENCE:
         doubts.append(NOT_SURE)
     if stroke_width(fit(figure.mask, FINE) > 127) > FINE / 2:
         doubts.append("what was found is a blot rather than strokes")

@@ -65,14 +65,14 @@ PANEL = (5.6, 4.2)  # inches, width and height of one panel of curves
 LABEL_GAP = 14  # points from the right end of the axes to the labels of line ends
 LEADER: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.8, "shrinkA": 1, "shrinkB": 1}  # from a label to its point
 LOSS_FLOOR = 2.0**-24  # the smallest loss of one image above 0 that float32 can tell; a logarithm needs one
-LONGEST_WORD = 40  # letters of a name in a figure
-MOST_TICKS = 9  # of a logarithmic axis, where it shows whole decades
+MAX_WORD = 40  # letters of a name in a figure
+MAX_TICKS = 9  # of a logarithmic axis, where it shows whole decades
 
 
 class Curve(NamedTuple):
     """A line over the epochs: the label at its end, values (runs, epochs), the line's style, the label's own style.
 
-    The values are as `heights` makes them. The mean of the runs is drawn, in a band where there are several.
+    The values are as `plot_values` makes them. The mean of the runs is drawn, in a band where there are several.
     """
 
     label: str
@@ -155,7 +155,7 @@ def save(figure: Figure, file: BinaryIO, digest: str | None = None) -> None:
 def readable(name: str) -> str:
     """A name as a figure can show it: in one line, not too long."""
     text = printable(name)
-    return text if len(text) <= LONGEST_WORD else f"{text[: LONGEST_WORD - 1]}…"
+    return text if len(text) <= MAX_WORD else f"{text[: MAX_WORD - 1]}…"
 
 
 def figure_name(model: str, augment: bool) -> str:
@@ -180,7 +180,7 @@ def percent(fraction: float, digits: int = 2) -> str:
     return f"> {100 - 10**-digits:.{digits}f} %" if fraction < 1 and text.startswith("100") else text
 
 
-def figure_text(metric: str, value: float) -> str:
+def metric_text(metric: str, value: float) -> str:
     """A loss or an accuracy in words."""
     if not math.isfinite(value):
         return "not finite"
@@ -189,7 +189,7 @@ def figure_text(metric: str, value: float) -> str:
     return f"{value:.4f}" if value < 1e4 else f"{value:.3g}"
 
 
-def headline(figure: Figure, finding: str) -> None:
+def set_title(figure: Figure, finding: str) -> None:
     """The title of a figure, in as many lines as its width takes: a bold letter is 0.7 of its size wide, or less."""
     width = 0.7 if finding.isascii() else 1.0  # a Korean or Chinese letter is as wide as it is high
     letters = max(10, int(figure.get_figwidth() * 72 / (width * STYLE["figure.titlesize"])))
@@ -208,7 +208,7 @@ def floor_of(metric: str, images: int) -> float:
     return 0.5 / images if metric.endswith("accuracy") else LOSS_FLOOR
 
 
-def heights(metric: str, values: np.ndarray | Sequence[float], images: int) -> np.ndarray:
+def plot_values(metric: str, values: np.ndarray | Sequence[float], images: int) -> np.ndarray:
     """(runs, epochs) as a logarithmic axis shows them: the error in place of an accuracy, NaN where not finite."""
     values = np.atleast_2d(np.asarray(values, dtype=float))
     values = 1 - values if metric.endswith("accuracy") else values
@@ -261,7 +261,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     """Round numbers from `low` to `high`, as many as stand beside an axis."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = (1, 1.5, 2, 3, 4, 6, 8) if high / low < 20 else (1, 2, 5) if high / low < 3000 else (1,)
-    every = max(1, math.ceil((last - first) / MOST_TICKS))
+    every = max(1, math.ceil((last - first) / MAX_TICKS))
     ticks = [float(f"{step}e{decade}") for decade in range(first, last + 1) if decade % every == 0 for step in steps]
     return [tick for tick in ticks if low <= tick <= high]
 

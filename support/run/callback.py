@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 
-class Observer:
+class Callback:
     """Sees nothing and keeps nothing; override what you need.
 
     The figures that the methods return, by their names, are kept in the run's history. They must leave networks and
@@ -13,16 +13,16 @@ class Observer:
     """
 
     pictures = True  # whether the result holds images and is drawn
-    stop = False  # set it, in `after_epoch`, to end the run there as a finished one
+    stop = False  # set it, in `on_epoch_end`, to end the run there as a finished one
 
-    def before_training(self, network: nn.Module, average: nn.Module, train_set: Any) -> dict[str, float]:
+    def on_train_begin(self, network: nn.Module, average: nn.Module, train_set: Any) -> dict[str, float]:
         """A number each."""
         return {}
 
-    def after_epoch(self, network: nn.Module, average: nn.Module, train_set: Any) -> dict[str, float]:
+    def on_epoch_end(self, network: nn.Module, average: nn.Module, train_set: Any) -> dict[str, float]:
         """A list each, of a number an epoch: the same names after every epoch."""
         return {}
 
-    def after_training(self, average: nn.Module, test_set: Any) -> dict[str, float]:
+    def on_train_end(self, average: nn.Module, test_set: Any) -> dict[str, float]:
         """A number each."""
         return {}

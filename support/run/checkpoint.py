@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from support import files
-from support.compute.distributed import is_first
+from support.compute.distributed import is_main
 from support.run.history import (
     ENDINGS,
     History,
@@ -37,7 +37,7 @@ from support.run.history import (
 from support.terminal import Stopped, UserError, printable, say
 
 State = dict[str, Any]
-LARGEST_CHECKPOINT = 2**30  # bytes, unpacked: a thousand times what these networks take
+MAX_CHECKPOINT = 2**30  # bytes, unpacked: a thousand times what these networks take
 PAUSE = 0.1  # seconds between two looks at a name that is held
 
 
@@ -64,12 +64,12 @@ class RunFiles(NamedTuple):
 
 
 def check_folders(run: RunFiles) -> None:
-    """Raises UserError if `claim` could not make the folders; makes nothing."""
+    """Raises UserError if `acquire` could not make the folders; makes nothing."""
     for folder in (run.output_dir, run.checkpoint_dir):
         files.check_folder(folder)
 
 
-def claim(stack: ExitStack, run: RunFiles) -> None:
+def acquire(stack: ExitStack, run: RunFiles) -> None:
     """Make the folders, hold the name in both, clear what a killed run left; `stack` lets go. Raises UserError."""
     for folder in (run.output_dir, run.checkpoint_dir):
         files.make_folder(folder)
@@ -201,7 +201,7 @@ def saying_how_to_resume(run: RunFiles, history: History, command: list[str]) ->
         yield
     except Stopped:
         with suppress(Stopped, OSError):  # the reader may be what is gone
-            if is_first():
+            if is_main():
                 say(_how_to_resume(run, history, command))
         raise
     except OSError as error:
@@ -327,7 +327,7 @@ def _tensors(value: object) -> Iterator[Tensor]:
 def _check_size(file: BinaryIO) -> None:
     """Raises ValueError if what torch.load would unpack is too large."""
     with zipfile.ZipFile(file) as archive:
-        if sum(member.file_size for member in archive.infolist()) > LARGEST_CHECKPOINT:
+        if sum(member.file_size for member in archive.infolist()) > MAX_CHECKPOINT:
             raise ValueError("too large")
     file.seek(0)
 

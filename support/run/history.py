@@ -6,9 +6,9 @@ epoch. It says what was used. Beside it, in NAME.npz, stand the arrays that figu
 Names of what `plot.py` and the study read:
 
 scalars  name, model, data, augment, epochs (planned), batch_size, lr (the highest), weight_decay, classes, seed; the
-         recipe as main.py wrote it (optimizer, momentum, warm_up, fall, averaging, and of augmented runs rotation,
-         translation, smallest_crop, weakest, strongest); parameters, train_images, test_images, train_sha256,
-         test_sha256; device, python_version, torch_version, ...; digest (see `seal`)
+         recipe as main.py wrote it (optimizer, momentum, warmup_steps, decay, averaging, and of augmented runs rotation,
+         translation, min_crop, augment_strength_min, augment_strength_max); parameters, train_images, test_images,
+         train_sha256, test_sha256; device, python_version, torch_version, ...; digest (see `with_digest`)
 lists    METRICS; learning_rate (at the first step), threads, processes; of a study also what it observed
 arrays   ARRAYS
 """
@@ -43,19 +43,19 @@ RECIPE = (
     "optimizer",
     "momentum",
     "nesterov",
-    "longest_gradient",
-    "warm_up",
-    "longest_warm_up",
-    "fall",
+    "max_grad_norm",
+    "warmup_steps",
+    "max_warmup",
+    "decay",
     "averaging",
-    "statistics",
+    "bn_images",
 )
 NAMED = {"epochs": "epochs", "batch_size": "batch", "lr": "lr", "weight_decay": "decay", "classes": "classes"}
 ENDINGS = (".npz", ".json", ".png")  # of a result, in the order in which they are written: the picture comes last
-LONGEST_NAME = 200  # bytes; file systems take 255, of which endings need some
-LONGEST_DATA = 60  # bytes, of a name: what else stands in it may need 135
-LARGEST_HISTORY = 64 * 2**20  # bytes: a million epochs take less
-LARGEST_FIGURE = 1e30  # beyond it a curve cannot be drawn
+MAX_NAME = 200  # bytes; file systems take 255, of which endings need some
+MAX_DATA = 60  # bytes, of a name: what else stands in it may need 135
+MAX_HISTORY = 64 * 2**20  # bytes: a million epochs take less
+MAX_FIGURE = 1e30  # beyond it a curve cannot be drawn
 
 SCALARS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("name", "model", "data", "train_sha256", "test_sha256", "digest"), str),
@@ -99,7 +99,7 @@ def run_name(settings: History, defaults: History) -> str:
 
 def clean_name(text: str) -> str:
     """A folder's name as a part of a file's name: letters of any language, digits, underlines, hyphens."""
-    cleaned = re.sub(r"[^\w-]+", "-", text).encode()[:LONGEST_DATA].decode(errors="ignore")
+    cleaned = re.sub(r"[^\w-]+", "-", text).encode()[:MAX_DATA].decode(errors="ignore")
     return cleaned.strip("-") or "data"
 
 
@@ -111,7 +111,7 @@ PARTS = (".weights", "_confusion", "_mistakes", "_filters")  # how the names of 
 def is_name(text: str) -> bool:
     """Whether a run may have that name: no other file in its folders has it, on any file system."""
     clean = re.fullmatch(r"\w[\w.-]*", text) is not None and not text.endswith(PARTS) and text not in FIGURES
-    return clean and len(text.encode()) <= LONGEST_NAME
+    return clean and len(text.encode()) <= MAX_NAME
 
 
 # --- making and writing -----------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def summary(history: History) -> str:
     )
 
 
-def go_on(saved: History, now: History) -> History:
+def resumed(saved: History, now: History) -> History:
     """The record of a run that is resumed: what it was trained with before and what it is from now on, both named."""
     merged = saved | {"epochs": now["epochs"]}
     for field in ("device", *(field for field in now if field.endswith("_version"))):
@@ -186,7 +186,7 @@ def differences(saved: History, now: History, ignore: tuple[str, ...] = ()) -> l
     ]
 
 
-def seal(history: History) -> History:
+def with_digest(history: History) -> History:
     """The finished record with its digest, by which its files know one another.
 
     Two trainings that gave the same figures, however long they took, have the same digest.
@@ -225,8 +225,8 @@ def read_history(path: Path) -> History:
     shown = printable(path)
     try:
         with open_regular(path) as file:
-            content = file.read(LARGEST_HISTORY + 1)
-        if len(content) > LARGEST_HISTORY:
+            content = file.read(MAX_HISTORY + 1)
+        if len(content) > MAX_HISTORY:
             raise ValueError("too large")
         history = json.loads(content)
     except OSError as error:
@@ -255,8 +255,8 @@ def history_problem(history: object) -> str | None:
     if not 1 <= epochs <= history["epochs"]:
         return f"train_loss is not a list of 1 to {history['epochs']} numbers, one an epoch"
     for name in (*METRICS, *(name for name, value in history.items() if isinstance(value, list))):
-        least = 0 if name in LISTS else -LARGEST_FIGURE  # what an observer measures may be below 0
-        if not is_curve(history.get(name), epochs, least, 1 if name.endswith("accuracy") else LARGEST_FIGURE):
+        least = 0 if name in LISTS else -MAX_FIGURE  # what an callback measures may be below 0
+        if not is_curve(history.get(name), epochs, least, 1 if name.endswith("accuracy") else MAX_FIGURE):
             return f"{printable(name)} is not a list of {epochs} finite numbers, one an epoch, in its range"
     return None
 
@@ -303,7 +303,7 @@ ARRAYS = {  # type and shape; a name stands for a number that history or labels 
     "warped": ("uint8", ("classes", DRAWS, 28, 28)),  # as the augmentation at full strength draws them
 }
 OPTIONAL = {"log_probability", "mistake_images", "c1", "originals", "warped"}
-MOST_FILTERS, LARGEST_FILTER = 1024, 31  # of a first convolution that is drawn
+MAX_FILTERS, MAX_FILTER_SIDE = 1024, 31  # of a first convolution that is drawn
 
 
 def read_arrays(path: Path, history: History) -> dict[str, np.ndarray]:
@@ -347,7 +347,7 @@ def _known_arrays(archive: zipfile.ZipFile, history: History) -> Iterator[tuple[
 def _sizes(size: int | str, history: History) -> range:
     """The sizes that an array may have where ARRAYS says that: one, or several where its other arrays decide."""
     images, classes = history["test_images"], history["classes"]
-    ranges = {"wrong": range(images + 1), "filters": range(1, MOST_FILTERS + 1), "side": range(1, LARGEST_FILTER + 1)}
+    ranges = {"wrong": range(images + 1), "filters": range(1, MAX_FILTERS + 1), "side": range(1, MAX_FILTER_SIDE + 1)}
     exact = {"images": images, "classes": classes}.get(str(size), size)
     return range(exact, exact + 1) if isinstance(exact, int) else ranges[exact]
 

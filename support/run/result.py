@@ -30,7 +30,7 @@ def pictures(network: nn.Module, images: Tensor, arrays: dict[str, np.ndarray]) 
     first = getattr(network, "c1", None)
     if isinstance(first, nn.Conv2d) and first.in_channels == 1:
         (height, width), filters = first.kernel_size, first.out_channels
-        if height == width <= history.LARGEST_FILTER and filters <= history.MOST_FILTERS:  # else nobody draws it
+        if height == width <= history.MAX_FILTER_SIDE and filters <= history.MAX_FILTERS:  # else nobody draws it
             found["c1"] = first.weight.detach().float().cpu().contiguous().numpy()
     return found
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from support.figures import axes as look
-from support.figures.axes import Curve, headline, percent, styled
+from support.figures.axes import Curve, percent, set_title, styled
 from support.study import results
 from support.study.results import AUGMENTED, BOTH, MARGIN, MLP, NORMALIZED, PLAIN, Configuration, Difference, Groups
 from support.study.statistics import mean_interval
@@ -68,7 +68,7 @@ def draw_study(groups: Groups) -> Figure:
             draw_seeds(axes, {key: groups[key] for key in keys}, metric)
         row[0].set_title(f"Test {metric} after the last epoch: each seed, and the mean with its 95 % interval")
     spans = [span_of(groups, keys) for keys in families.values()]
-    headline(figure, f"Over {seeds_of(groups)} the mean accuracy is {' and '.join(spans)}")
+    set_title(figure, f"Over {seeds_of(groups)} the mean accuracy is {' and '.join(spans)}")
     return figure
 
 
@@ -137,7 +137,7 @@ def draw_differences(found: list[Difference]) -> Figure:
         draw_forest(axes, [one for one in found if one.metric == metric], metric)
     handles, labels = columns[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    headline(figure, forest_title(rows))
+    set_title(figure, forest_title(rows))
     return figure
 
 
@@ -224,7 +224,7 @@ def draw_train_test(groups: Groups) -> Figure:
             values = results.stack(group, f"{prefix}_accuracy")
             label = label if key[1] else label.replace(", clean", "")
             curves.append(
-                Curve(f"{label}  {percent(values[:, -1].mean())}", look.heights("accuracy", values, images), style)
+                Curve(f"{label}  {percent(values[:, -1].mean())}", look.plot_values("accuracy", values, images), style)
             )
         look.draw_curves(axes, curves, "accuracy", images)
         above = results.above_train(group)
@@ -235,7 +235,7 @@ def draw_train_test(groups: Groups) -> Figure:
         axes.set_xlabel("epoch")
         axes.xaxis.set_tick_params(labelbottom=True)
     look.label_ends(panels)
-    headline(figure, train_test_title(groups))
+    set_title(figure, train_test_title(groups))
     return figure
 
 
@@ -275,7 +275,7 @@ def draw_gradients(groups: Groups) -> Figure:
     for axes, _ in panels:
         look.log_axis(axes, values, "‖g‖·‖W‖", look.LOSS_FLOOR)
     panels[0][0].legend(frameon=False, loc="lower left")
-    headline(figure, gradients_title(groups, layers))
+    set_title(figure, gradients_title(groups, layers))
     return figure
 
 
@@ -319,14 +319,14 @@ def draw_moved(groups: Groups) -> Figure:
         for key, group in groups.items():
             values = np.column_stack([results.moved(group, move) for move in moves])
             words = f"{figure_name(key)}  {percent(values[:, -1].mean(), 1)}"
-            curves.append(Curve(words, look.heights("accuracy", values, images), look.line_style(*key)))
+            curves.append(Curve(words, look.plot_values("accuracy", values, images), look.line_style(*key)))
         look.draw_curves(axes, curves, "accuracy", images)
         axes.set_xticks(range(1, len(sizes) + 1), [str(size) for size in sizes])
         axes.set_xlabel(label)
         axes.set_title(f"Test digits {'shifted' if kind == 'shift' else 'turned'}")
         panels.append((axes, curves))
     look.label_ends(panels)
-    headline(figure, moved_title(groups))
+    set_title(figure, moved_title(groups))
     return figure
 
 

@@ -29,10 +29,10 @@ from support.study.results import (
     Groups,
 )
 from support.study.statistics import Estimate, holm, mean_interval
-from support.terminal import say, say_aside
+from support.terminal import print_error, say
 
 ALPHA = 0.05
-MOST_CONFUSIONS = 10  # of 90
+MAX_CONFUSIONS = 10  # of 90
 WIDTH = 120  # letters of a line of text
 TUNING = Path(__file__).resolve().parent.parent / "benchmarks" / "tuning.jsonl"
 UNITS = {"accuracy": (100, 3, " points"), "loss": (1, 4, "")}  # factor, digits, unit of a difference
@@ -64,7 +64,7 @@ def report(folder: Path) -> int:
             replace(folder.parent / f"{name}.png", partial(save, figure))
             drawn[name] = f"![{figure.get_suptitle().replace(chr(10), ' ')}]({name}.png)"
         except Exception as error:  # of matplotlib's, whose kinds are many
-            say_aside(f"error: {folder.parent / name}.png: cannot be drawn: {type(error).__name__}: {error}")
+            print_error(f"error: {folder.parent / name}.png: cannot be drawn: {type(error).__name__}: {error}")
             status = 1
     say(document(groups, found, drawn))
     return status
@@ -177,10 +177,10 @@ def opening(groups: Groups) -> list[str]:
         f"{first.get('optimizer', 'an optimizer')} with momentum {first.get('momentum')}"
         + " of Nesterov's kind" * bool(first.get("nesterov")),
         f"batches of {first['batch_size']}",
-        f"a learning rate of {first['lr']:g} at its highest, reached after {first.get('warm_up')} steps, falling to 0 "
-        f"over the last {percent(first.get('fall', 0), 0)} of them",
+        f"a learning rate of {first['lr']:g} at its highest, reached after {first.get('warmup_steps')} steps, falling "
+        f"to 0 over the last {percent(first.get('decay', 0), 0)} of them",
         f"weight decay {first['weight_decay']:g}",
-        *([f"gradients shortened to a norm of {first['longest_gradient']:g}"] if "longest_gradient" in first else []),
+        *([f"gradients shortened to a norm of {first['max_grad_norm']:g}"] if "max_grad_norm" in first else []),
     ]
     versions = listed(sorted({version for run in runs for version in str(run.get("torch_version", "?")).split(", ")}))
     devices = listed(sorted({device for run in runs for device in str(run.get("device", "?")).split(", ")}))
@@ -629,7 +629,7 @@ def confusion_section(groups: Groups) -> list[str]:
         return []
     counts = {key: results.confusions(group) for key, group in whole.items()}
     total = sum(counts.values(), np.zeros(()))
-    order = np.argsort(-total, axis=None, kind="stable")[:MOST_CONFUSIONS]
+    order = np.argsort(-total, axis=None, kind="stable")[:MAX_CONFUSIONS]
     pairs = [tuple(map(int, pair)) for pair in np.transpose(np.unravel_index(order, total.shape)) if total[tuple(pair)]]
     if not pairs:
         return []

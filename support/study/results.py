@@ -28,7 +28,7 @@ GRADIENT, WEIGHT = "gradient_norm_", "weight_norm_"  # in front of a layer's nam
 MOVES = [*(f"shift{n}" for n in (1, 2, 3, 4)), *(f"turn{n}" for n in (5, 10, 15, 20, 25))]
 # In what the runs of a study may differ: what they are, what they gave, and what says nothing of how they were trained.
 FREE = ("name", "model", "augment", "seed", "parameters", "device", "digest")
-AUGMENTATION = ("rotation", "translation", "smallest_crop", "weakest", "strongest")
+AUGMENTATION = ("rotation", "translation", "min_crop", "augment_strength_min", "augment_strength_max")
 
 
 class Comparison(NamedTuple):
