@@ -42,6 +42,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -91,9 +92,9 @@ class Harness:
             self.broken.append(f"{about}: exit status {outcome.status}:\n{outcome.text}")
         self.broken += [f"{about}: {problem}" for problem in torn(folder)]
 
-    def finish(self, argv: list[str], folder: Path, reference: Path, about: str) -> None:
+    def finish(self, argv: list[str], folder: Path, reference: Path, about: str, how: str = "--resume") -> None:
         """Go on with the run in the folder, compare it with the reference, and remove it."""
-        outcome = run([*argv, "--resume"], folder)
+        outcome = run([*argv, how], folder)
         self.check(folder, f"{about}, resumed", outcome, outcome.status == 0)
         self.broken += [f"{about}: {problem}" for problem in not_same(folder, reference)]
         self.seen["runs compared"] += 1
@@ -383,7 +384,8 @@ def remove_folder(harness: Harness, argv: list[str], reference: Path, kinds: lis
     error = outcome.text.partition("error: ")[2].partition("\n")[0]
     harness.check(folder, f"{name} vanished", outcome, outcome.status == (name in error))
     harness.seen["lost folders"] += 1
-    harness.finish(argv, folder, reference, f"{name} vanished")
+    # where only weights and checkpoint vanished, a result is left as in a clone: --resume would say that it is finished
+    harness.finish(argv, folder, reference, f"{name} vanished", "--restart" if name == "checkpoints" else "--resume")
 
 
 def kill_study(harness: Harness, data: Path) -> None:
@@ -443,6 +445,14 @@ def fill_disk(harness: Harness, argv: list[str]) -> None:
         shutil.rmtree(folder)
 
 
+def small_picture(history: dict, file: io.BytesIO, digest: str) -> None:
+    """A picture of what is drawn, in pixels of its own kind."""
+    about = PngInfo()
+    about.add_text("digest", digest)
+    losses = (1000 * np.array(history["test_loss"])[None]).astype(np.uint8)
+    Image.fromarray(losses).save(file, "png", pnginfo=about)
+
+
 def few_digits(folder: Path) -> Path:
     """A data set of the first 600 training and 200 test digits of MNIST."""
     source = find_data(None)
@@ -460,6 +470,7 @@ def main_faults(argv: list[str] | None = None) -> int:
     parser.add_argument("--full-disk", action="store_true", help="then fill the disk, at each place of a run")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)  # threads do not survive fork
+    main.plot.draw_run, main.plot.save = (lambda history: history), small_picture  # drawing takes longer than training
     torch.optim.SGD([torch.zeros(1)])  # the first optimizer imports more than all the rest; once, here, is enough
     started, rounds = time.monotonic(), math.ceil(options.kills / 20)
     with tempfile.TemporaryDirectory(prefix="faults-") as workplace:
