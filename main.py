@@ -35,10 +35,7 @@ from tqdm import tqdm
 import plot
 from dataset import MEAN, MIN_CROP, MNIST, MNIST_SHA256, PADDING, ROTATION, STD, TRANSLATION, draw_affine, warp
 from model import MODELS, CustomMLP, LeNet5, count_parameters
-from support.compute import distributed
-from support.compute.cuda_graphs import GraphedStep, graphed
-from support.compute.fast_layers import use_fast_layers
-from support.compute.layer_table import check_logits, describe
+from support.compute import GraphedStep, check_logits, describe, distributed, fast_layers_in, graphed
 from support.data.data_warnings import doubts
 from support.data.find import Source, find_data
 from support.run import checkpoint, history, result
@@ -265,12 +262,13 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
         torch.set_num_threads(settings.threads)
     device = distributed.choose_device(settings.device)
     with distributed.process_group(device), ExitStack() as stack:
-        train_set, test_set, source = distributed.main_goes_first(lambda: load_data(settings, device))
+        train_set, test_set, source = load_data(settings, device)
         torch.manual_seed(seed_of(WEIGHTS, settings.seed))
         classes = 1 + max(int(train_set.labels.max()), int(test_set.labels.max()), 1)
         network = build_network(settings.model, classes)
-        layers = describe(network)
-        check_logits(network, classes)
+        shape = train_set[[0]][0].shape[1:]
+        layers = describe(network, shape)
+        check_logits(network, shape, classes)
         distributed.check_batch_size(settings.batch_size, len(train_set), network)
         record = new_history(settings, network, classes, train_set, test_set, source)
         files, state = distributed.main_decides(lambda: open_run(stack, settings, record))
@@ -294,7 +292,6 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
         record = history.with_digest(record)
         if distributed.is_main():
             finish(files, training, record, callback.pictures)
-        distributed.barrier()  # nobody leaves while the main process still writes
     return record
 
 
@@ -322,8 +319,6 @@ def build_network(model: str, classes: int) -> nn.Module:
 
 def make_training(settings: Settings, network: nn.Module, train_set: MNIST, test_set: MNIST) -> Training:
     """The recipe put together, for a network that has its initial weights and lies where the data are."""
-    if type(network) is LeNet5:
-        use_fast_layers(network)
     batches = distributed.Batches(train_set, settings.batch_size, settings.seed)
     sgd = {"momentum": MOMENTUM, "nesterov": True, "weight_decay": settings.weight_decay, "fused": True}
     optimizer = torch.optim.SGD(network.parameters(), settings.lr, **sgd)
@@ -344,10 +339,11 @@ def train_and_test(training: Training, epoch: int, settings: Settings) -> dict[s
     torch.manual_seed(seed_of(DRAWS, settings.seed, epoch, distributed.rank()))
     batches.epoch = epoch
     train_set.augment = AUGMENT if settings.augment else False
-    train_loss, train_accuracy = train(wrapped, average, batches, optimizer, scheduler)
-    train_set.augment = False
-    recalibrate_batch_norm(average, network, train_set)
-    test_loss, test_accuracy = test(average, test_set)
+    with fast_layers_in(network, average):
+        train_loss, train_accuracy = train(wrapped, average, batches, optimizer, scheduler)
+        train_set.augment = False
+        recalibrate_batch_norm(average, network, train_set)
+        test_loss, test_accuracy = test(average, test_set)
     if not math.isfinite(train_loss + test_loss):
         raise UserError(
             f"the loss is no longer finite: epoch {epoch}, peak learning rate {settings.lr:g}, "
@@ -416,7 +412,8 @@ def finish(files: RunFiles, training: Training, record: History, pictures: bool)
     """Write weights, arrays, history and picture; then mark the checkpoint as finished."""
     train_set, test_set = training.train_set, training.test_set
     whole = (test_set[indices] for indices in split_range(range(len(test_set))))
-    arrays = result.answers(*predict(training.average, whole))
+    with fast_layers_in(training.average):
+        arrays = result.answers(*predict(training.average, whole))
     if pictures:
         arrays |= result.pictures(training.average, test_set.images, arrays)
         if record["augment"]:

@@ -109,7 +109,6 @@ class _ThinConvolution(torch.autograd.Function):
         return F.conv2d(images, weight, bias)
 
     @staticmethod
-    @torch.autocast("cpu", enabled=False)  # who calls `backward` under it would else get this gradient in bfloat16
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         images, weight = context.saved_tensors
         kernels = F.pad(weight, (1, 1)).unfold(3, 6, 1).flip(2, 4)  # (16, 6, 5, 2, 6), turned around
