@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import suppress
+from types import MethodType
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.nn.utils import parametrizations, prune
 
 from model import LeNet5
 from support.compute import fast_layers_in
-from support.compute.fast_layers import PLAIN, PooledConv2d, ThinConv2d, WholeConv2d
+from support.compute.fast_layers import PooledConv2d, ThinConv2d, WholeConv2d
 
 FAST = {"c1": PooledConv2d, "s2": nn.Identity, "c3": ThinConv2d, "c5": WholeConv2d}
 
@@ -75,18 +76,6 @@ def test_logits_statistics_and_gradients_are_those_of_the_plain_layers(batch_nor
     assert_equal(*both(lenet(batch_norm).to(memory_format=memory_format), action), limit=1e-9)
 
 
-def test_in_single_precision_the_error_is_that_of_rounding():
-    images, labels = some(32)
-
-    def action(network):
-        F.cross_entropy(network(images.to(network.f7.weight.dtype)), labels).backward()
-        return [parameter.grad.double() for parameter in network.parameters()]
-
-    network = lenet(batch_norm=True)
-    found, _ = both(copy.deepcopy(network).float(), action)
-    torch.testing.assert_close(found, action(network), rtol=1e-3, atol=1e-5)
-
-
 @pytest.mark.parametrize("shape", [(28, 28), (33, 32), (32, 33), (36, 40)])
 def test_images_of_other_shapes_are_convolved_too(shape):
     class AnySize(LeNet5):
@@ -97,36 +86,25 @@ def test_images_of_other_shapes_are_convolved_too(shape):
     assert_equal(*both(AnySize().double(), lambda network: [network(images), network(images[0])]))
 
 
-def test_third_derivatives_and_those_of_a_gradient_penalty_are_right():
-    images, labels = some()
-
-    def penalty(network):
-        at = images.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(F.cross_entropy(network(at), labels), at, create_graph=True)
-        gradient.square().sum().backward()
-        return [at.grad, *(p.grad for p in network.parameters() if p.grad is not None)]
-
-    def third(network):
-        at = [network.c1.weight, network.c3.weight, network.c5.weight]
-        y = network(images).pow(3).sum()
-        for _ in range(2):
-            y = sum(gradient.pow(2).sum() for gradient in torch.autograd.grad(y, at, create_graph=True))
-        return torch.autograd.grad(y, at)
-
-    assert_equal(*both(lenet(), penalty))
-    assert_equal(*both(lenet(), third), limit=1e-10)
-
-
 def forward_mode(network: nn.Module, images: Tensor) -> list[Tensor]:
     with forward_ad.dual_level():
         return [forward_ad.unpack_dual(network(forward_ad.make_dual(images, images.cos()))).tangent.detach()]
 
 
+def penalty(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """The gradient of a gradient's norm, and of one with respect to the weights, two orders higher."""
+    at = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(network(at).pow(3).sum(), at, create_graph=True)
+    weights = [network.c1.weight, network.c3.weight, network.c5.weight]
+    second = torch.autograd.grad(gradient.square().sum(), weights, create_graph=True)
+    return [*second, *torch.autograd.grad(sum(x.square().sum() for x in second), [at, *weights])]
+
+
 DERIVATIVES = {
+    "penalty": penalty,
     "forward mode": forward_mode,
     "jvp": lambda n, x: torch.func.jvp(n, (x,), (x.cos(),)),
     "jacobian, forward": lambda n, x: [torch.func.jacfwd(lambda s: n(s * x))(torch.ones((), dtype=x.dtype))],
-    "jacobian, reverse": lambda n, x: [torch.func.jacrev(lambda s: n(s * x))(torch.ones((), dtype=x.dtype))],
     "each image by itself": lambda n, x: [torch.func.vmap(lambda image: n(image[None]))(x)],
     "batched gradients": lambda n, x: torch.autograd.grad(
         n(x).sum(0), list(n.parameters()), torch.eye(10, dtype=x.dtype), is_grads_batched=True
@@ -147,8 +125,9 @@ def test_a_derivative_is_right_or_an_error(derivative):
         try:
             found = list(DERIVATIVES[derivative](network, images))
         except (RuntimeError, NotImplementedError):
+            assert derivative not in ("penalty", "compiled")
             return
-    assert_equal(found, expected)
+    assert_equal(found, expected, limit=1e-10)
 
 
 def test_under_autocast_they_are_the_plain_layers_to_the_bit():
@@ -187,15 +166,6 @@ def test_behind_the_block_all_is_as_before_also_where_it_failed():
     assert [name for name, layer in networks[1].named_children() if not layer.training] == ["c5"]
 
 
-def test_weights_stay_contiguous_in_training():
-    network, (images, labels) = LeNet5(), some(16, torch.float32)
-    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, fused=True)
-    with fast_layers_in(network):
-        F.cross_entropy(network(images), labels).backward()
-        optimizer.step()
-    assert all(value.is_contiguous() for value in network.state_dict().values())
-
-
 CHANGES = {
     "padding": lambda n: setattr(n, "c1", nn.Conv2d(1, 6, 5, padding=2)),
     "a changed stride": lambda n: setattr(n.c3, "stride", (2, 2)),
@@ -218,6 +188,7 @@ CHANGES = {
     "a hook before": lambda n: n.c3.register_forward_pre_hook(lambda *_: None),
     "a backward hook": lambda n: n.c5.register_full_backward_hook(lambda *_: None),
     "a forward of its own": lambda n: setattr(n.c3, "forward", lambda x: nn.Conv2d.forward(n.c3, x)),
+    "a forward of the network's own": lambda n: setattr(n, "forward", MethodType(lambda n, x: n.s2(-n.c1(x)), n)),
     "no such layer": lambda n: delattr(n, "s2"),
     "another device": lambda n: n.to("meta"),
 }
@@ -281,7 +252,3 @@ def test_an_edited_forward_trains_and_tests_as_it_was_edited(name):
                 optimizer.step()
             results.append([trained.eval()(images), *trained.parameters()])
     assert_equal(*results)
-
-
-def test_plain_layers_are_lenets_own():
-    assert {name: str(layer) for name, layer in PLAIN.items()} == {name: str(getattr(LeNet5(), name)) for name in PLAIN}
