@@ -254,7 +254,8 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
             lambda: checkpoint.open_run(stack, files, record, settings.resume, settings.restart)
         )
         if state and state["finished"]:
-            print(f"{files.name} is finished")
+            if distributed.is_main():
+                print(f"{files.name} is finished")
             return state["history"]
         if state:
             checkpoint.restore(state, files.checkpoint, training._asdict())
