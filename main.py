@@ -32,8 +32,8 @@ from support.compute import distributed
 from support.compute.cuda_graphs import GraphedStep, graphed
 from support.compute.fast_layers import use_fast_layers
 from support.compute.layer_table import check_logits, describe
-from support.data.data_warnings import doubts
-from support.data.find import Source, find_data
+from support.data import data_warnings, find_data
+from support.data.find import Source
 from support.run import checkpoint, history, result
 from support.run.callback import Callback
 from support.run.checkpoint import RunFiles, State
@@ -245,7 +245,7 @@ def run(arguments: argparse.Namespace, callback: Callback = Callback()) -> Histo
 def load_data(arguments: argparse.Namespace, device: torch.device) -> tuple[MNIST, MNIST, Source]:
     """Training and test set on the device, and where they come from. Raises UserError."""
     source = find_data(arguments.data_dir)
-    train_set, test_set = (MNIST(path, classes=arguments.classes).to(device) for path in (source.train, source.test))
+    train_set, test_set = (MNIST(path).to(device) for path in (source.train, source.test))
     return train_set, test_set, source
 
 
@@ -352,7 +352,7 @@ def introduce(record: History, layers: str, training: Training, source: Source) 
     say(layers)
     if epochs_done(record):
         say(f"going on behind epoch {epochs_done(record)} of {record['epochs']}")
-    for doubt in doubts(source.why_sample, train_set, test_set):
+    for doubt in data_warnings(train_set, test_set):
         warn(doubt)
 
 
@@ -425,7 +425,7 @@ def test_only(arguments: argparse.Namespace) -> None:
     """Print loss and accuracy of a finished network on the test set. Raises UserError."""
     device, path = distributed.choose_device(arguments.device), Path(arguments.weights)
     state, source = checkpoint.read_weights(path), find_data(arguments.data_dir)
-    test_set = MNIST(source.test, classes=state["classes"]).to(device)
+    test_set = MNIST(source.test).to(device)
     loss, accuracy = test(restore_network(state, path).to(device), test_set)
     say(f"{printable(state['name'])} on {len(test_set):,} test images, {printable(source.found)}")
     say(f"test loss {loss:.4f}  test accuracy {accuracy:.2%}")
