@@ -24,7 +24,7 @@ import main
 from main import Settings
 from model import MODELS
 from support.compute import distributed
-from support.data.images import write_tar
+from support.data import write_tar
 from support.run import Callback, history
 from support.terminal import UserError
 

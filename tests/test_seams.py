@@ -18,7 +18,7 @@ import main
 from dataset import MNIST
 from main import Settings, run
 from model import MODELS
-from support.data.images import write_tar
+from support.data import write_tar
 from support.run import Callback, read_runs
 from support.terminal import UserError
 
