@@ -259,6 +259,7 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
         if distributed.is_main():
             introduce(record, layers, training, found)
             stack.enter_context(checkpoint.saying_how_to_resume(files, record))
+        callback.stop = False  # it may have ended another run before
         if not state:
             record |= history.measured(record, callback.on_train_begin(training.network, training.average, train_set))
         for epoch in range(history.epochs_done(record) + 1, settings.epochs + 1):
