@@ -8,7 +8,6 @@ an augmented run augmentation.png. The figures of the study: `python study.py --
 """
 
 import math
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,10 +18,9 @@ import numpy as np
 
 from support import figures
 from support.figures import Axes, Curve, Figure, end_of, make_curve, name_of, percent, readable, save, styled
-from support.figures.groups import held_out
 from support.files import replace
-from support.run.history import History, Run, epochs_done, mistakes, read_arrays, read_history
-from support.terminal import Parser, UserError, printable, run_command
+from support.run import History, Run, epochs_done, held_out, mistakes, read_arrays, read_history
+from support.terminal import Parser, UserError, printable, run_command, warn
 
 Arrays = dict[str, np.ndarray]
 Groups = dict[str, list[History]]  # runs of equal settings, by the label of their curve
@@ -295,7 +293,7 @@ def redraw(argv: list[str] | None) -> int:
             history = read_history(path)
             runs[path.parent].append(Run(path, history, read_arrays(path.with_suffix(".npz"), history)))
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            warn(str(error), "error")
             status = 2
     if not any(runs.values()):
         found = f"{printable(folder.absolute())}: holds no result of a run"
@@ -304,11 +302,12 @@ def redraw(argv: list[str] | None) -> int:
         try:
             figure = draw()
             replace(folder / name, partial(save, figure, digest=digest))
-            print(printable(folder / name))
         except Exception as error:  # of matplotlib's, whose kinds are many
             problem = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-            print(f"error: {printable(folder / name)}: cannot be drawn: {printable(problem)[:200]}", file=sys.stderr)
+            warn(f"{printable(folder / name)}: cannot be drawn: {printable(problem)[:200]}", "error")
             status = status or 1
+        else:
+            print(printable(folder / name))
     return status
 
 

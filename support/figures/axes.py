@@ -17,7 +17,7 @@ from matplotlib.font_manager import get_font_names
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from support.run.history import History
+from support.run import History
 from support.terminal import printable
 
 # The first comes with matplotlib; a letter that it lacks is taken from the next font that is installed and has it.

@@ -5,11 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from support.figures.axes import MODELS, figure_name, readable
-from support.run.history import RECIPE, SETTINGS, History, Run, epochs_done
-
-
-def held_out(history: History) -> str:
-    return "validation" if history.get("validation") else "test"
+from support.run import RECIPE, SETTINGS, History, Run, epochs_done, held_out
 
 
 def configuration(run: Run) -> tuple[str, bool]:
