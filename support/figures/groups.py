@@ -1,4 +1,4 @@
-"""Which runs belong together: those of one curve, those on the same test images, those that are one training."""
+"""Which runs belong together: those of one curve, those on the same test images."""
 
 import re
 from collections.abc import Callable, Iterable
