@@ -1,15 +1,17 @@
 """The figures of the study. Their titles say what the numbers carry, whatever study it is."""
 
-import math
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import gmean
 
 from support.figures import axes as look
 from support.figures.axes import Curve, figure_name, line_style, percent, plot_values, set_title, styled
 from support.study import results
 from support.study.results import AUGMENTED, MLP, NORMALIZED, PLAIN, Difference, Groups, Run, Values
+from support.study.statistics import ALPHA
 
 COLORS = {True: "#0072b2", False: "#7f7f7f"}  # of a significant difference, and of one that is not
 CURVES = {  # of accuracy, by the beginnings of their names in the history
@@ -37,15 +39,16 @@ def draw_differences(found: list[Difference]) -> Figure:
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     words = []
     for part in ("augmentation", "batch normalization"):
-        some = [one.significant for one in found if one.metric == "accuracy" and one.name.startswith(part)]
-        words.append(f"{part} in {sum(some)} of {len(some)}")
-    set_title(figure, f"Comparisons with a significant difference in accuracy: {', '.join(words)}")
+        some = [one.holm < ALPHA for one in found if one.metric == "accuracy" and one.name.startswith(part)]
+        words.append(f"with {part} in {sum(some)} of {len(some)} comparisons")
+    set_title(figure, f"Accuracy differs significantly {', '.join(words)}")
     return figure
 
 
 def draw_forest(axes: Axes, found: list[Difference]) -> None:
+    axes.use_sticky_edges = False  # of bars, which would end where the axes do
     for row, one in enumerate(found):
-        factor, color = 100 if one.metric == "accuracy" else 1, COLORS[one.significant]
+        factor, color = 100 if one.metric == "accuracy" else 1, COLORS[one.holm < ALPHA]
         value, low, high = (factor * number for number in one.paired[:3])
         axes.barh(row, factor * np.ptp(one.resampled), 0.35, factor * one.resampled[0], color=color, alpha=0.25)
         axes.plot(factor * one.values, np.full(len(one.values), row + 0.3), ".", color=color, alpha=0.5)
@@ -55,7 +58,6 @@ def draw_forest(axes: Axes, found: list[Difference]) -> None:
     axes.fill_between([], [], [], color=look.PALE, label="95 % CI, test images resampled")
     axes.plot([], [], ".", color=look.PALE, label="one seed")
     axes.axvline(0, color="#404040", linewidth=0.8)
-    axes.use_sticky_edges = False  # of bars, which would end at the end of the axes
     axes.set_yticks(range(len(found)), [one.name for one in found])
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.grid(False, axis="y")
@@ -78,9 +80,6 @@ def draw_train_test(groups: Groups) -> Figure:
         axes.set_title(f"{figure_name(*key)}, mean of {len(group)} seeds ± 1 standard deviation")
         panels.append((axes, curves))
     look.same_height(panels, "accuracy", images)
-    for axes, _ in panels:
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_tick_params(labelbottom=True)
     look.label_ends(panels)
     parts = [results.decomposition(group) for key, group in groups.items() if key[1]]
     runs, same = (percent(float(np.mean([one[part] > 0 for one in parts])), 0) for part in ("gap", "digits"))
@@ -92,27 +91,19 @@ def draw_train_test(groups: Groups) -> Figure:
 @styled
 def draw_gradients(groups: Groups) -> Figure:
     """‖g‖·‖W‖ by layer with and without batch normalization; in the last panel ‖g‖ of the first layer by the last's."""
-    layers, epochs = results.layers(groups[PLAIN]), groups[PLAIN][0].history["epochs"]
-    drawn: dict[str, Values] = {
-        f"{layer.upper()}, ‖g‖·‖W‖": lambda group, layer=layer: np.exp(results.gradients(group, layer))
-        for layer in layers
-    }
-    drawn[f"‖g‖ of {layers[0].upper()} / ‖g‖ of {layers[-1].upper()}"] = lambda group: np.exp(
-        results.first_to_last(group)
-    )
-    figure, pair = Figure((3 * look.PANEL[0], 1.7 * look.PANEL[1])), {key: groups[key] for key in (PLAIN, NORMALIZED)}
-    panels = [
-        draw_panel(axes, pair, metric, values, list(range(epochs + 1)))
-        for axes, (metric, values) in zip(figure.subplots(2, -(-len(drawn) // 2)).ravel(), drawn.items(), strict=False)
-    ]
+    layers, pair = results.layers(groups[PLAIN]), {key: groups[key] for key in (PLAIN, NORMALIZED)}
+    drawn: dict[str, Values] = {f"{one.upper()}, ‖g‖·‖W‖": partial(results.gradients, layer=one) for one in layers}
+    drawn[f"‖g‖ of {layers[0].upper()} / ‖g‖ of {layers[-1].upper()}"] = results.first_to_last
+    figure = Figure((3 * look.PANEL[0], 1.7 * look.PANEL[1]))
+    every = figure.subplots(2, -(-len(drawn) // 2)).ravel()
+    epochs = list(range(groups[PLAIN][0].history["epochs"] + 1))
+    panels = [draw_panel(axes, pair, *one, epochs) for axes, one in zip(every, drawn.items(), strict=False)]
     look.label_ends(panels)
     words = []
     for when, epoch in (("before training", 0), ("at the end", -1)):
-        logarithms = [
-            results.gradients(pair[NORMALIZED], layer) - results.gradients(pair[PLAIN], layer) for layer in layers
-        ]
-        words.append(f"{times([math.exp(one[:, epoch].mean()) for one in logarithms])} {when}")
-    set_title(figure, f"Batch normalization: gradients {', '.join(words)}; mean of {len(pair[PLAIN])} seeds")
+        ratios = [gmean(results.gradient_ratio(groups, layer)[:, epoch]) for layer in layers]
+        words.append(f"{times(ratios)} {when}")
+    set_title(figure, f"Batch normalization: gradients {', '.join(words)}; mean of {len(groups[PLAIN])} seeds")
     return figure
 
 
@@ -159,3 +150,9 @@ def draw_panel(axes: Axes, groups: Groups, metric: str, values: Values, sizes: l
     axes.set_xticks(range(1, len(sizes) + 1, every), [str(size) for size in sizes[::every]])
     axes.set_xlabel("epoch; 0 is before training")
     return axes, curves
+
+
+def drawings(groups: Groups, found: list[Difference]) -> dict[str, Figure]:
+    """All figures, by the names of their files."""
+    drawn = {"train_test": draw_train_test(groups), "gradients": draw_gradients(groups), "moved": draw_moved(groups)}
+    return {f"{name}.png": figure for name, figure in {"differences": draw_differences(found), **drawn}.items()}

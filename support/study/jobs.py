@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 from support.terminal import printable
 
@@ -41,7 +42,7 @@ def _run(command: list[str], log: Path, stdin: int) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", PIPE: "1"}
     try:
         with open(log, "ab") as file:
-            streams = {"stdin": stdin, "stdout": file, "stderr": subprocess.STDOUT}
+            streams: dict[str, Any] = {"stdin": stdin, "stdout": file, "stderr": subprocess.STDOUT}
             done = subprocess.run(command, env=environment, start_new_session=True, **streams)
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     except OSError as error:

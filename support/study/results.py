@@ -5,13 +5,14 @@ What is compared, by which test and within which margin was fixed before the run
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from support.figures.groups import configuration, group_by, in_order
-from support.run.history import Run, read_runs
+from support.run import Run, read_runs
 from support.study import statistics
 from support.study.statistics import ALPHA, Estimate
 from support.terminal import UserError, printable
@@ -41,7 +42,7 @@ COMPARISONS: dict[str, Terms] = {
 }
 MOVES = [*(f"shift{pixels}" for pixels in (1, 2, 3, 4)), *(f"turn{degrees}" for degrees in (5, 10, 15, 20, 25))]
 # In what the runs of a study may differ: what they are, what they gave, and what says nothing of how they were trained.
-FREE = ("name", "model", "augment", "seed", "parameters", "device", "digest")
+FREE = ("name", "model", "augment", "seed", "parameters", "network_sha256", "device", "digest")
 
 
 def read_study(folder: Path) -> Groups:
@@ -59,20 +60,17 @@ def read_study(folder: Path) -> Groups:
             if value != expected:
                 problem = f"{name} is {value!s:.40}, but {expected!s:.40} in {where}"
         if not run.arrays or len(run.history.get("clean_train_accuracy", [])) != run.history["epochs"]:
-            problem = "has no NPZ file, or was not trained by study.py from its first to its last epoch"
+            problem = "has no NPZ file, or study.py did not train it from its first epoch to its last"
         elif seen.setdefault((*configuration(run), run.history["seed"]), run) is not run:
             problem = "its configuration and seed are there twice"
         if problem:
             raise UserError(f"{printable(run.path)}: {printable(problem)}\nmove away what is not of this study")
     groups = group_by(runs, configuration)
-    seeds = [{run.history["seed"] for run in groups.get(key, [])} for key in CONFIGURATIONS]
-    shared = set.intersection(*seeds)
-    if len(shared) < 2:
-        raise UserError(
-            f"{printable(folder)}: {len(runs)} runs, with {len(shared)} seeds of all {len(CONFIGURATIONS)} "
-            "configurations; intervals need two: train them with python study.py"
-        )
-    return {key: [run for run in groups[key] if run.history["seed"] in shared] for key in CONFIGURATIONS}
+    seeds = set.intersection(*({run.history["seed"] for run in groups.get(key, [])} for key in CONFIGURATIONS))
+    if len(seeds) < 2:
+        found = f"found {len(runs)} runs, with {len(seeds)} seeds of all six configurations"
+        raise UserError(f"{printable(folder)}: {found}; expected two seeds or more: train them with python study.py")
+    return {key: [run for run in groups[key] if run.history["seed"] in seeds] for key in CONFIGURATIONS}
 
 
 def is_recipe(name: str, value: object) -> bool:
@@ -106,10 +104,6 @@ class Difference(NamedTuple):
     resampled: np.ndarray  # the ends of the 95 % interval of new seeds and new test images
     holm: float  # p, adjusted for all comparisons, in accuracy and in loss
 
-    @property
-    def significant(self) -> bool:
-        return self.holm < ALPHA
-
 
 def differences(groups: Groups) -> list[Difference]:
     """All comparisons, in accuracy, then in loss."""
@@ -118,7 +112,7 @@ def differences(groups: Groups) -> list[Difference]:
         resamples = statistics.bootstrap_means([np.stack([*map(of_images, group)]) for group in groups.values()])
         means = dict(zip(groups, resamples.T, strict=True))
         for name, terms in COMPARISONS.items():
-            values = paired(groups, terms, lambda group, metric=metric: last(group, metric))
+            values = paired(groups, terms, partial(last, metric=metric))
             resampled = np.sum([weight * means[key] for key, weight in terms.items()], axis=0)
             interval = np.quantile(resampled, [ALPHA / 2, 1 - ALPHA / 2])
             found.append(Difference(name, metric, values, statistics.mean_interval(values), interval, math.nan))
@@ -155,16 +149,21 @@ def layers(group: list[Run]) -> list[str]:
 
 
 def gradients(group: list[Run], layer: str, scaled: bool = True) -> np.ndarray:
-    """The logarithm of |g| * |W| of a layer, or of |g|, before the first epoch and after each: (seeds, 1 + epochs).
+    """|g| * |W| of a layer, or |g| alone, before the first epoch and after each: (seeds, 1 + epochs), above 0.
 
     Unlike |g| the product does not depend on the scale of weights behind which a normalization undoes that scale.
     """
     norms = ["gradient_norm", "weight_norm"] if scaled else ["gradient_norm"]
     values = [np.column_stack([stack(group, f"initial_{n}_{layer}"), stack(group, f"{n}_{layer}")]) for n in norms]
-    return np.log(np.maximum(np.prod(values, axis=0), np.finfo(float).tiny))
+    return np.maximum(np.prod(values, axis=0), np.finfo(float).tiny)
 
 
 def first_to_last(group: list[Run]) -> np.ndarray:
-    """The logarithm of |g| of the first layer divided by that of the last: (seeds, 1 + epochs)."""
+    """|g| of the first layer divided by that of the last: (seeds, 1 + epochs)."""
     first, *_, final = layers(group)
-    return gradients(group, first, scaled=False) - gradients(group, final, scaled=False)
+    return gradients(group, first, scaled=False) / gradients(group, final, scaled=False)
+
+
+def gradient_ratio(groups: Groups, layer: str, scaled: bool = True) -> np.ndarray:
+    """`gradients` with batch normalization divided by those without: (seeds, 1 + epochs)."""
+    return gradients(groups[NORMALIZED], layer, scaled) / gradients(groups[PLAIN], layer, scaled)

@@ -7,7 +7,6 @@ import numpy as np
 from scipy import stats
 
 ALPHA = 0.05  # the p value below which a difference is called significant
-POWER = 0.8
 RESAMPLES = 10_000  # of the bootstrap: the third decimal of a percentage is noise
 SEED = 20  # of the bootstrap: the same files give the same tables
 
@@ -26,7 +25,7 @@ def mean_interval(values: np.ndarray) -> Estimate:
     if np.ptp(values) == 0:
         return Estimate(values[0], values[0], values[0], float(values[0] == 0))
     found = stats.ttest_1samp(values, 0)
-    return Estimate(np.mean(values), *found.confidence_interval(1 - ALPHA), found.pvalue)
+    return Estimate(*map(float, (values.mean(), *found.confidence_interval(1 - ALPHA), found.pvalue)))
 
 
 def detectable(values: np.ndarray) -> float:
@@ -34,7 +33,7 @@ def detectable(values: np.ndarray) -> float:
 
     The sum of two quantiles of Student's t approximates it, for ten values to 0.5 %.
     """
-    return stats.sem(values) * stats.t.ppf([1 - ALPHA / 2, POWER], len(values) - 1).sum()
+    return float(stats.sem(values) * np.sum(stats.t.ppf([1 - ALPHA / 2, 0.8], len(values) - 1)))
 
 
 def equivalence(values: np.ndarray, margin: float) -> float:
@@ -46,7 +45,7 @@ def equivalence(values: np.ndarray, margin: float) -> float:
         return float(abs(values[0]) >= margin)
     above = stats.ttest_1samp(values, -margin, alternative="greater")
     below = stats.ttest_1samp(values, margin, alternative="less")
-    return max(above.pvalue, below.pvalue)
+    return float(max(above.pvalue, below.pvalue))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

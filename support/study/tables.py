@@ -31,7 +31,7 @@ CAPTIONS = {
 BESIDES: dict[str, Terms] = {**COMPARISONS, "MLP with augmentation against LeNet-5": {MLP_AUGMENTED: 1, PLAIN: -1}}
 
 
-def tables(groups: Groups, found: list[Difference]) -> str:
+def document(groups: Groups, found: list[Difference]) -> str:
     """All of them, as a document."""
     accuracy: Cells = {
         "parameters": lambda group: f"{group[0].history['parameters']:,}",
@@ -84,9 +84,10 @@ def with_interval(values: np.ndarray, digits: int = 2) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def ratio(logarithms: np.ndarray) -> str:
-    """Geometric mean [low, high] of a ratio, from its logarithm of each seed."""
-    mean, low, high = (rounded(number, 2, sign="-", neutral=1) for number in np.exp(mean_interval(logarithms)[:3]))
+def geometric(ratios: np.ndarray) -> str:
+    """Geometric mean [low, high] of ratios of each seed."""
+    ends = np.exp(mean_interval(np.log(ratios))[:3])
+    mean, low, high = (rounded(number, 2, sign="-", neutral=1) for number in ends)
     return f"{mean} [{low}, {high}]"
 
 
@@ -152,17 +153,12 @@ def gap_rows(groups: Groups) -> Rows:
 
 def gradient_rows(groups: Groups) -> dict[str, Rows]:
     """Of both tables of gradients."""
-    plain, normalized = groups[PLAIN], groups[NORMALIZED]
-    epochs = plain[0].history["epochs"]
+    pair, epochs = (groups[PLAIN], groups[NORMALIZED]), groups[PLAIN][0].history["epochs"]
     compared: Rows = [["layer, epoch", "‖g‖", "‖g‖·‖W‖"]]
     first_to_last: Rows = [["epoch", figure_name(*PLAIN), figure_name(*NORMALIZED)]]
     for epoch in (0, 1, (epochs + 1) // 2, epochs):
-        for layer in results.layers(plain):
-            pair = [
-                results.gradients(group, layer, scaled) for scaled in (False, True) for group in (normalized, plain)
-            ]
-            cells = (ratio(one[:, epoch]) for one in (pair[0] - pair[1], pair[2] - pair[3]))
-            compared.append([f"{layer.upper()}, {epoch}", *cells])
-        cells = (ratio(results.first_to_last(group)[:, epoch]) for group in (plain, normalized))
-        first_to_last.append([f"{epoch}", *cells])
+        for layer in results.layers(pair[0]):
+            ratios = (results.gradient_ratio(groups, layer, scaled)[:, epoch] for scaled in (False, True))
+            compared.append([f"{layer.upper()}, {epoch}", *map(geometric, ratios)])
+        first_to_last.append([f"{epoch}", *(geometric(results.first_to_last(group)[:, epoch]) for group in pair)])
     return {"Gradients with batch normalization": compared, "First to last layer": first_to_last}
