@@ -34,14 +34,11 @@ from tqdm import tqdm
 
 import plot
 from dataset import MEAN, MIN_CROP, MNIST, MNIST_SHA256, PADDING, ROTATION, STD, TRANSLATION, draw_affine, warp
-from model import MODELS, CustomMLP, LeNet5, count_parameters
-from support.compute import distributed
-from support.compute.cuda_graphs import GraphedStep, graphed
-from support.compute.fast_layers import use_fast_layers
-from support.compute.layer_table import check_logits, describe
+from model import MODELS, count_parameters
+from support.compute import GraphedStep, check_logits, describe, distributed, fast_layers_in, graphed
 from support.data.data_warnings import doubts
-from support.data.find import Source, find_data
-from support.run import Callback, History, RunFiles, checkpoint, history, result
+from support.data.find import find_data
+from support.run import Callback, History, checkpoint, history, result
 from support.seeds import DRAWS, WEIGHTS, seed_of
 from support.terminal import Parser, UserError, printable, run_command, warn
 
@@ -148,8 +145,8 @@ def test(network: nn.Module, data: Dataset | Iterable[tuple[Tensor, Tensor]]) ->
 @torch.no_grad()
 def predict(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Logits (N, classes) in evaluation mode, and the labels (N,)."""
-    network.eval()
-    logits, labels = zip(*((network(images), labels) for images, labels in batches), strict=True)
+    with fast_layers_in(network.eval()):
+        logits, labels = zip(*((network(images), labels) for images, labels in batches), strict=True)
     return torch.cat(logits), torch.cat(labels).to(logits[0].device)
 
 
@@ -227,14 +224,15 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
         torch.set_num_threads(settings.threads)
     device = distributed.choose_device(settings.device)
     with distributed.process_group(device), ExitStack() as stack:
-        train_set, test_set, data, found = distributed.main_goes_first(lambda: load_data(settings, device))
+        train_set, test_set, data, found = distributed.main_decides(lambda: load_data(settings))
+        train_set.to(device), test_set.to(device)
         torch.manual_seed(seed_of(WEIGHTS, settings.seed))
-        network = build_network(settings.model, data["classes"])
-        layers = describe(network)
-        check_logits(network, data["classes"])
+        network, shape = build_network(settings.model, data["classes"]), train_set[0][0].shape
+        layers = describe(network, shape)
+        check_logits(network, shape, data["classes"])
         distributed.check_batch_size(settings.batch_size, len(train_set), network)
         record = new_history(settings, callback, data, network, distributed.device_name(device))
-        files = RunFiles(record["name"], Path(settings.output_dir), Path(settings.checkpoint_dir))
+        files = checkpoint.RunFiles(record["name"], Path(settings.output_dir), Path(settings.checkpoint_dir))
         training = make_training(settings, network.to(device), train_set, test_set)
         state = distributed.main_decides(
             lambda: checkpoint.open_run(stack, files, record, settings.resume, settings.restart)
@@ -262,25 +260,24 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
         record = history.with_digest(record)
         if distributed.is_main():
             finish(files, training, record, callback.pictures)
-        distributed.barrier()  # nobody leaves while the main process still writes
     return record
 
 
-def load_data(settings: Settings, device: torch.device) -> tuple[MNIST, MNIST, History, str]:
-    """Training and test set on the device, what a history says of them, and where they were found.
+def load_data(settings: Settings) -> tuple[MNIST, MNIST, History, str]:
+    """Training and test set, what a history says of them, and where they were found.
 
     For validation the last training images take the place of the test set, which is not read. The data are called
     MNIST, if they are, whatever their archive is called; else by the name of their folder.
     """
     source, held_out = find_data(settings.data_dir), settings.validation
-    train_set = MNIST(source.train).to(device)
+    train_set = MNIST(source.train)
     read = {"train": train_set.sha256()}
     if held_out >= len(train_set):
         raise UserError(f"--validation {held_out}: expected less than the {len(train_set):,} training images")
     if held_out:
         train_set, test_set = train_set.split(held_out)
     else:
-        test_set = MNIST(source.test).to(device)
+        test_set = MNIST(source.test)
         read["test"] = test_set.sha256()
     data: History = {"data": "MNIST" if read.items() <= MNIST_SHA256.items() else source.folder.resolve().name}
     data |= {"classes": max(len(train_set.classes), len(test_set.classes))}
@@ -297,16 +294,12 @@ def build_network(model: str, classes: int) -> nn.Module:
 
 def make_training(settings: Settings, network: nn.Module, train_set: MNIST, test_set: MNIST) -> Training:
     """The recipe put together, for a network that has its initial weights and lies where the data are."""
-    if type(network) is LeNet5:
-        use_fast_layers(network)
     batches = distributed.Batches(train_set, settings.batch_size, settings.seed)
     sgd: dict[str, Any] = {"momentum": MOMENTUM, "nesterov": NESTEROV, "fused": True}
     optimizer = torch.optim.SGD(network.parameters(), settings.lr, weight_decay=settings.weight_decay, **sgd)
     steps = len(batches) * settings.epochs
     scheduler = LambdaLR(optimizer, lambda step: learning_rate(step + 0.5, steps))  # at the middle of each step
-    average, wrapped = copy.deepcopy(network), distributed.wrap(network, batches)
-    if type(wrapped) in (LeNet5, CustomMLP):  # not a network of your own, which may do anything
-        wrapped = GraphedStep(wrapped)
+    average, wrapped = copy.deepcopy(network), GraphedStep(distributed.wrap(network, batches))
     distributed.keep_freed_memory()
     return Training(network, wrapped, average, optimizer, scheduler, train_set, batches, test_set)
 
@@ -319,9 +312,10 @@ def train_and_test(training: Training, epoch: int, settings: Settings) -> dict[s
     torch.manual_seed(seed_of(DRAWS, settings.seed, epoch, distributed.rank()))
     batches.epoch = epoch
     train_set.augment = AUGMENT if settings.augment else False
-    train_loss, train_accuracy = train(wrapped, average, batches, optimizer, scheduler)
-    train_set.augment = False
-    recalibrate_batch_norm(average, network, train_set)
+    with fast_layers_in(network, average):
+        train_loss, train_accuracy = train(wrapped, average, batches, optimizer, scheduler)
+        train_set.augment = False
+        recalibrate_batch_norm(average, network, train_set)
     test_loss, test_accuracy = test(average, test_set)
     if not math.isfinite(train_loss + test_loss):
         raise UserError(
@@ -361,7 +355,7 @@ def introduce(record: History, layers: str, training: Training, found: str) -> N
         warn(warning)
 
 
-def finish(files: RunFiles, training: Training, record: History, pictures: bool) -> None:
+def finish(files: checkpoint.RunFiles, training: Training, record: History, pictures: bool) -> None:
     """Write weights, arrays, history and picture; then mark the checkpoint as finished."""
     train_set, test_set = training.train_set, training.test_set
     arrays = result.answers(*predict(training.average, in_order(test_set, range(len(test_set)))))

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,9 +19,7 @@ from torch.optim import Optimizer
 
 from support.files import check_unpacked, clear_temporary, make_folder, open_regular, replace
 from support.run.history import (
-    ENDINGS,
     History,
-    RunFiles,
     differences,
     epochs_done,
     read_arrays,
@@ -32,7 +30,26 @@ from support.run.history import (
 from support.terminal import UserError, printable, warn
 
 State = dict[str, Any]
-PARTS = ("network", "average", "optimizer", "scheduler")
+PARTS = ("network", "average", "optimizer", "scheduler")  # of a run: those that a checkpoint holds
+
+
+class RunFiles(NamedTuple):
+    """Where the files of a run are."""
+
+    name: str
+    output_dir: Path
+    checkpoint_dir: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.checkpoint_dir / f"{self.name}.pt"
+
+    @property
+    def weights(self) -> Path:
+        return self.checkpoint_dir / f"{self.name}.weights.pt"
+
+    def result(self, ending: str) -> Path:
+        return self.output_dir / f"{self.name}{ending}"
 
 
 def network_sha256(network: nn.Module) -> str:
@@ -44,8 +61,41 @@ def network_sha256(network: nn.Module) -> str:
 # --- before a run -----------------------------------------------------------------------------------------------------
 
 
-def acquire(stack: ExitStack, files: RunFiles) -> None:
-    """Make the folders, hold the name in both, clear what a killed run left; `stack` lets go. Raises UserError."""
+def open_run(stack: ExitStack, files: RunFiles, history: History, resume: bool, restart: bool) -> State | None:
+    """Hold the run's name until `stack` lets go. Returns what there is of this run, or None for nothing.
+
+    That is "history", "finished", and of an unfinished run what `restore` takes. Raises UserError where it is of
+    another run, or something would be lost that nobody asked to throw away.
+    """
+    _hold(stack, files)
+    if restart:
+        return None
+    state = read_checkpoint(files.checkpoint) if files.checkpoint.exists() else None
+    if state and not state["finished"]:
+        if resume:
+            _check_same(files.checkpoint, state["history"], history)
+            return state
+        done, planned = epochs_done(state["history"]), state["history"]["epochs"]
+        raise UserError(
+            f"{printable(files.checkpoint)}: holds an unfinished run, {done} of {planned} epochs\n"
+            "go on with it with --resume, or throw it away with --restart"
+        )
+    result = files.result(".json")
+    found = {files.checkpoint: state["history"]} if state else {}
+    found |= {files.weights: read_weights(files.weights)["history"]} if files.weights.exists() else {}
+    found |= {result: read_history(result)} if result.exists() else {}
+    for path, saved in found.items():
+        _check_same(path, saved, history)
+    of_one_run = len({saved["digest"] for saved in found.values()}) == 1
+    # a result that came from another machine, or with the repository, has neither checkpoint nor weights here
+    whole = result in found and of_one_run and (files.weights in found or not state)
+    if resume and whole and read_arrays(files.result(".npz"), found[result]):
+        return {"history": found[result], "finished": True}
+    return None
+
+
+def _hold(stack: ExitStack, files: RunFiles) -> None:
+    """Make the folders, hold the run's name in both, and clear what a killed run left."""
     for path in (files.result(".json"), files.checkpoint):
         make_folder(path.parent)
         lock = path.with_name(f".{path.name}.lock")
@@ -57,42 +107,10 @@ def acquire(stack: ExitStack, files: RunFiles) -> None:
                 "wait for it, or train under another --seed or --name"
             ) from None
         except OSError as error:
-            reason = printable(error.strerror or error)
-            warn(f"{printable(lock)}: cannot be locked ({reason}): start no run of that name twice")
-    for path in (files.checkpoint, files.weights, *(files.result(ending) for ending in ENDINGS)):
+            problem = f"cannot be locked ({printable(error.strerror or error)})"
+            warn(f"{printable(lock)}: {problem}: start no run of that name twice")
+    for path in (files.checkpoint, files.weights, *map(files.result, (".npz", ".json", ".png"))):
         clear_temporary(path)
-
-
-def open_run(files: RunFiles, history: History, resume: bool, restart: bool) -> State | None:
-    """What there is of this run: "history" and "finished", and what `restore` takes if it is not; None for nothing.
-
-    Raises UserError where something would be lost that nobody asked to throw away, or is of another run.
-    """
-    if restart:
-        return None
-    state = read_checkpoint(files.checkpoint) if files.checkpoint.exists() else None
-    if state and not state["finished"]:
-        if not resume:
-            done, planned = epochs_done(state["history"]), state["history"]["epochs"]
-            raise UserError(
-                f"{printable(files.checkpoint)}: holds an unfinished run, {done} of {planned} epochs\n"
-                "go on with it with --resume, or throw it away with --restart"
-            )
-        _check_same(files.checkpoint, state["history"], history)
-        return state
-    found = {files.checkpoint: state["history"]} if state else {}
-    found |= {files.weights: read_weights(files.weights)["history"]} if files.weights.exists() else {}
-    result = files.result(".json")
-    found |= {result: read_history(result)} if result.exists() else {}
-    for path, saved in found.items():
-        _check_same(path, saved, history)
-    # a result that came from another machine, or with the repository, has neither checkpoint nor weights here
-    whole = (
-        result in found and (files.weights in found or not state) and read_arrays(files.result(".npz"), found[result])
-    )
-    if resume and whole and len({saved["digest"] for saved in found.values()}) == 1:
-        return {"history": found[result], "finished": True}
-    return None
 
 
 def _check_same(path: Path, saved: History, now: History) -> None:
@@ -108,43 +126,36 @@ def saying_how_to_resume(files: RunFiles, history: History) -> Iterator[None]:
     """Where Ctrl-C or a full disk stops the run, say what is saved and how to go on."""
     try:
         yield
-    except KeyboardInterrupt:
-        done = _epochs_saved(files, history)
-        saved = f"{done} of {history['epochs']} epochs are saved" if done else "no epoch is complete, nothing is saved"
-        print(f"\nstopped; {saved}: the same command with{' --resume goes on' if done else 'out --resume starts anew'}")
+    except (KeyboardInterrupt, OSError) as stop:
+        state = read_checkpoint(files.checkpoint) if files.checkpoint.exists() else None
+        ours = state and not state["finished"] and not differences(state["history"], history)
+        done = epochs_done(state["history"]) if state and ours else 0  # the last one of `history` may not be saved yet
+        saved = f"{done} of {history['epochs']} epochs are saved"
+        advice = f"the same command with --resume {'goes on' if done else 'starts anew'}"
+        if isinstance(stop, OSError):
+            stop.strerror = f"{stop.strerror}\nfix that; {saved}, and {advice}"
+        else:
+            print(f"\nstopped; {saved}: {advice}")
         raise
-    except OSError as error:
-        if _epochs_saved(files, history):
-            error.strerror = f"{error.strerror}\nfix that, then go on: the same command with --resume"
-        raise
-
-
-def _epochs_saved(files: RunFiles, history: History) -> int:
-    """How many the checkpoint holds of this run; the last one of `history` may not be in it yet."""
-    if not files.checkpoint.exists():
-        return 0
-    state = read_checkpoint(files.checkpoint)
-    ours = not state["finished"] and not differences(state["history"], history)
-    return epochs_done(state["history"]) if ours else 0
 
 
 # --- saving -----------------------------------------------------------------------------------------------------------
 
 
 def save_checkpoint(files: RunFiles, parts: dict[str, Any], history: History) -> None:
-    """Save all that is needed to go on: the states of network, average, optimizer and scheduler, by those names in `parts`.
+    """Save all that is needed to go on: the states of PARTS.
 
     Generators need no entry: they are seeded anew for each epoch. Raises OSError.
     """
-    states = {name: parts[name].state_dict() for name in PARTS}
-    state = {**states, "history": history, "finished": "digest" in history}
+    state: State = {name: parts[name].state_dict() for name in PARTS}
+    state |= {"history": history, "finished": "digest" in history}
     replace(files.checkpoint, lambda file: torch.save(state, file))
 
 
 def save_result(files: RunFiles, network: nn.Module, history: History, arrays: dict[str, np.ndarray]) -> None:
     """Save the weights and the result, less its picture, of one digest. Raises OSError."""
-    kept = {name: history[name] for name in ("model", "name", "classes", "digest")}
-    state = {**kept, "history": history, "network": network.state_dict()}
+    state: State = {name: history[name] for name in ("model", "name", "classes", "digest")}
+    state |= {"history": history, "network": network.state_dict()}
     replace(files.weights, lambda file: torch.save(state, file))
     replace(files.result(".npz"), lambda file: write_arrays(arrays, history, file))
     replace(files.result(".json"), lambda file: write_history(history, file))
@@ -155,8 +166,7 @@ def save_result(files: RunFiles, network: nn.Module, history: History, arrays: d
 
 def read_checkpoint(path: Path) -> State:
     """What `save_checkpoint` saved. Raises UserError if the file is anything else."""
-    needed = (*PARTS, "finished")
-    return _load(path, needed, "start afresh with --restart, which replaces it")
+    return _load(path, (*PARTS, "history", "finished"), "start afresh with --restart, which replaces it")
 
 
 def read_weights(path: Path) -> State:
@@ -164,7 +174,7 @@ def read_weights(path: Path) -> State:
 
     Raises UserError if the file is anything else.
     """
-    needed = ("network", "model", "name", "classes", "digest")
+    needed = ("network", "model", "name", "classes", "digest", "history")
     return _load(path, needed, "expected NAME.weights.pt, as main.py leaves it in checkpoints/")
 
 
@@ -174,27 +184,24 @@ def _load(path: Path, needed: tuple[str, ...], advice: str) -> State:
         with open_regular(path) as file:
             check_unpacked(file)
             state: State = torch.load(file, map_location="cpu", weights_only=True)
-        whole = isinstance(state["history"], dict) and all(name in state for name in needed)
+        missing = [name for name in needed if name not in state]
     except OSError as error:
         raise UserError(f"{printable(path)}: cannot be read: {error.strerror or error}") from None
     except Exception:  # of a damaged or foreign file torch.load raises a dozen kinds, all meaning this
-        whole = False
-    if not whole:
-        raise UserError(
-            f"{printable(path)}: is damaged or of another program; expected tensors and plain values, "
-            f"and no code is run to read them\n{advice}"
-        )
+        missing = list(needed)
+    if missing:
+        problem = f"is damaged or of another program, without {', '.join(missing)} as plain values"
+        raise UserError(f"{printable(path)}: {problem}\n{advice}")
     return state
 
 
 def restore(state: State, path: Path, parts: dict[str, Any]) -> None:
-    """Load the state of each part (of PARTS) by its name. Raises UserError if one has changed."""
-    for name in filter(parts.get, PARTS):
-        part = parts[name]
+    """Load the states of those of PARTS that are given. Raises UserError if one has changed."""
+    for name in filter(parts.__contains__, PARTS):
         try:
-            if isinstance(part, Optimizer):
-                _check_optimizer(state[name], part)
-            part.load_state_dict(state[name])
+            if isinstance(parts[name], Optimizer):
+                _check_optimizer(state[name], parts[name])
+            parts[name].load_state_dict(state[name])
         except Exception as error:  # of entries that do not fit, PyTorch raises half a dozen kinds
             reason = printable((str(error).strip() or type(error).__name__).splitlines()[-1].strip())
             afresh = ", or start afresh with --restart" if "finished" in state else ""
@@ -214,7 +221,7 @@ def _check_optimizer(saved: State, optimizer: Optimizer) -> None:
             raise ValueError(f"it has no {', '.join(sorted(missing))}")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, values in saved["state"].items():
+        expected = tuple(parameters[index].shape)
         for name, value in values.items():
-            if isinstance(value, Tensor) and value.ndim and value.shape != parameters[index].shape:
-                found, expected = tuple(value.shape), tuple(parameters[index].shape)
-                raise ValueError(f"{name} of parameter {index} has shape {found}, not {expected}")
+            if isinstance(value, Tensor) and value.ndim and tuple(value.shape) != expected:
+                raise ValueError(f"{name} of parameter {index} has shape {tuple(value.shape)}, not {expected}")

@@ -3,14 +3,14 @@
 A history is flat: scalars, and lists of one number an epoch, so that `pandas.read_json(path)` is a table of a row an
 epoch. It says what was used. Beside it, in NAME.npz, stand the arrays that figures and tests are made from.
 
-scalars  name; SETTINGS; the recipe as main.py wrote it; parameters, network_sha256 (see `checkpoint.network_sha256`),
-         callback (the name of its class); train_images, test_images, train_sha256, test_sha256; device,
-         python_version, torch_version, ...; what a callback measured once; digest (see `with_digest`)
+scalars  name; SETTINGS; RECIPE, and how an augmented run was augmented; parameters, network_sha256 (as `checkpoint`
+         makes it), callback (its class); DATA; device, python_version, torch_version, ...; what a callback measured
+         once; digest (see `with_digest`)
 lists    LISTS; what a callback measured after every epoch
 arrays   labels, predictions uint8 (images,); confidence float32 (images,), the probability of the prediction;
-         log_probability float16 (images,), of the right label; mistake_images uint8 (wrong, 28, 28); c1 float32, the
-         filters of a first convolution; of augmented runs originals uint8 (classes, 28, 28), the first training image of
-         each class, and warped uint8 (classes, DRAWS, 28, 28), as the augmentation at full strength draws them
+         log_probability float16 (images,), of the right label; mistake_images uint8 (wrong, 28, 28); c1 float32,
+         filters; of augmented runs originals uint8 (classes, 28, 28), the first training image of each class, and
+         warped uint8 (classes, DRAWS, 28, 28), as the augmentation at full strength draws them
 
 With `validation` above 0, what is called test is of that many training images, held out in place of the test set.
 """
@@ -34,31 +34,28 @@ History = dict[str, Any]
 
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
 LISTS = (*METRICS, "learning_rate", "threads", "processes")  # the learning rate at an epoch's first step
-PACKAGES = ("torch", "torchvision", "numpy", "pillow", "matplotlib")  # whose versions a history names
-DRAWS = 8  # warps of each digit that an augmented run keeps, to be looked at
-# How the name of a run says what differs from the defaults; what else it was told, and what its data told.
+# How the name of a run says what differs from the defaults; and what two runs share that are the same training.
 NAMED = {"epochs": "epochs", "batch_size": "batch", "lr": "lr", "weight_decay": "decay", "validation": "validation"}
 SETTINGS = ("model", "data", "augment", *NAMED, "classes", "seed")
-DATA = ("train_images", "test_images", "train_sha256", "test_sha256")
-# The rest of the recipe: constants of the program that trained it.
-RECIPE = (
+RECIPE = (  # the constants of the program that trained it
     *("optimizer", "momentum", "nesterov", "max_grad_norm", "warmup_steps", "max_warmup", "decay"),
     *("averaging", "bn_images", "mean", "std", "padding"),
 )
+DATA = ("train_images", "test_images", "train_sha256", "test_sha256")
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "matplotlib")  # whose versions a history names
 FIELDS: dict[str, type | tuple[type, ...]] = {  # that every reader may count on
     **dict.fromkeys(("name", "model", "data", "train_sha256", "test_sha256", "digest"), str),
     **dict.fromkeys(("epochs", "batch_size", "classes", "seed", "parameters", "train_images", "test_images"), int),
-    **dict.fromkeys(("lr", "weight_decay"), (int, float)),
-    "augment": bool,
+    **{"lr": (int, float), "weight_decay": (int, float), "augment": bool},
 }
 LIMITS: dict[str, tuple[type, float, float]] = {  # of settings that are numbers
-    **dict.fromkeys(("epochs", "batch_size"), (int, 1, 10**6)),
-    **{"lr": (float, 1e-12, 1e38), "weight_decay": (float, 0, 1e38), "validation": (int, 0, 10**6)},
+    **{"epochs": (int, 1, 10**6), "batch_size": (int, 1, 10**6), "validation": (int, 0, 10**6)},
+    **{"lr": (float, 1e-12, 1e38), "weight_decay": (float, 0, 1e38)},
     **{"seed": (int, 0, 2**63 - 1), "threads": (int, 1, 1024)},
 }
-ENDINGS = (".npz", ".json", ".png")  # of a result, in the order in which they are written: the picture comes last
-MAX_NAME, MAX_DATA = 100, 60  # bytes, of a name that is given and of the data's in it: file systems take 255 in all
+DRAWS = 8  # warps of each digit that an augmented run keeps, to be looked at
 MAX_HISTORY = 64 * 2**20  # bytes: a million epochs take less
+MAX_NAME, MAX_DATA = 100, 60  # bytes, of a name that is given and of the data's in it: file systems take 255 in all
 # What plot.py and study.py call their own figures, and how the names of a run's other files end.
 TAKEN = r"(comparison|networks|augmentation|study|differences|train_test|gradients|moved)"
 TAKEN += r"|.*(\.weights|_confusion|_mistakes|_filters)"
@@ -72,26 +69,30 @@ class Run(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-class RunFiles(NamedTuple):
-    """Where the files of a run are."""
-
-    name: str
-    output_dir: Path
-    checkpoint_dir: Path
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.checkpoint_dir / f"{self.name}.pt"
-
-    @property
-    def weights(self) -> Path:
-        return self.checkpoint_dir / f"{self.name}.weights.pt"
-
-    def result(self, ending: str) -> Path:
-        return self.output_dir / f"{self.name}{ending}"
+# --- what it was told -------------------------------------------------------------------------------------------------
 
 
-# --- the name ---------------------------------------------------------------------------------------------------------
+def check_settings(settings: Any, models: Iterable[str]) -> None:
+    """Raises UserError where a field of main.Settings is of no use. Numbers become Python's own: no file takes numpy's.
+
+    models: the names of the networks that there are.
+    """
+    if settings.model not in models:
+        raise UserError(f"--model {printable(settings.model)}: expected one of {', '.join(models)}")
+    for name in (settings.model, settings.model if settings.name is None else settings.name):
+        if not re.fullmatch(r"\w[\w.-]*", name) or re.fullmatch(TAKEN, name) or len(name.encode()) > MAX_NAME:
+            expected = f"expected at most {MAX_NAME} letters, digits, dots, underlines and hyphens"
+            raise UserError(
+                f"--name {printable(name)}: no name for a run's files; {expected}, and no other file's name"
+            )
+    for field, (kind, low, high) in LIMITS.items():
+        value = getattr(settings, field)
+        if value is not None:
+            if not (low <= value <= high and kind(value) == value):
+                raise UserError(f"--{field.replace('_', '-')} {value}: expected a number from {low:,} to {high:,}")
+            object.__setattr__(settings, field, kind(value))
+    if settings.resume and settings.restart:
+        raise UserError("--resume goes on with a run, --restart throws it away: expected one of them")
 
 
 def run_name(settings: History, defaults: History) -> str:
@@ -107,36 +108,13 @@ def run_name(settings: History, defaults: History) -> str:
     return "_".join(parts)
 
 
-def check_settings(settings: Any, models: Iterable[str]) -> None:
-    """Raises UserError where a field of main.Settings is of no use. Numbers become Python's own: no file takes numpy's.
-
-    models: the networks that are known.
-    """
-    if settings.model not in models:
-        raise UserError(f"--model {printable(settings.model)}: expected one of {', '.join(models)}")
-    for text in filter(lambda text: text is not None, (settings.model, settings.name)):
-        if not re.fullmatch(r"\w[\w.-]*", text) or re.fullmatch(TAKEN, text) or len(text.encode()) > MAX_NAME:
-            raise UserError(
-                f"--name {printable(text)}: cannot name the files of a run; expected at most {MAX_NAME} letters, digits, "
-                "dots, underlines and hyphens, and not the name of another file there"
-            )
-    for field, (kind, low, high) in LIMITS.items():
-        value = getattr(settings, field)
-        if value is not None:
-            if not (low <= value <= high and kind(value) == value):
-                raise UserError(f"--{field.replace('_', '-')} {value}: expected a number from {low:,} to {high:,}")
-            object.__setattr__(settings, field, kind(value))
-    if settings.resume and settings.restart:
-        raise UserError("--resume goes on with a run, --restart throws it away: expected one of them")
-
-
 # --- making -----------------------------------------------------------------------------------------------------------
 
 
 def new_history(told: History, defaults: History, recipe: History, device: str) -> History:
     """The history of a run before its first epoch.
 
-    told: the fields of main.Settings, `defaults` its defaults; SETTINGS and DATA as the data say them.
+    told: the fields of main.Settings, whose defaults `defaults` are; data and classes, and DATA.
     """
     settings, data = ({name: told[name] for name in names} for names in (SETTINGS, DATA))
     versions = {"python_version": platform.python_version()} | {f"{name}_version": version(name) for name in PACKAGES}
@@ -148,25 +126,24 @@ def epochs_done(history: History) -> int:
     return len(history["train_loss"])
 
 
-def add_epoch(history: History, metrics: dict[str, float], observed: dict[str, Any] | None = None) -> None:
+def add_epoch(history: History, metrics: dict[str, float], values: dict[str, Any] | None = None) -> None:
     """Append the run's own metrics and what a callback measured, a list each. Raises UserError as `measured` does."""
-    for name, number in (metrics | measured(history, observed, lists=True)).items():
+    for name, number in (metrics | measured(history, values, lists=True)).items():
         history.setdefault(name, []).append(number)
-    if late := [
-        name for name, values in history.items() if isinstance(values, list) and len(values) != epochs_done(history)
-    ]:
-        raise UserError(f"a callback measures the same after every epoch, but not so {printable(', '.join(late))}")
+    lengths = {name: len(numbers) for name, numbers in history.items() if isinstance(numbers, list)}
+    if odd := [name for name, length in lengths.items() if length != epochs_done(history)]:
+        raise UserError(f"a callback measures the same after every epoch, but not so {printable(', '.join(odd))}")
 
 
 def measured(history: History, values: dict[str, Any] | None, lists: bool = False) -> dict[str, float]:
     """What a callback measured, as Python's own numbers, whatever numpy or torch made of them: no file takes others.
 
-    lists: whether it is added to lists that are there. Raises UserError where a name is taken, a number not finite.
+    lists: whether it is appended to lists that are there. Raises UserError for a name that is taken, or no number.
     """
     numbers: dict[str, float] = {}
     for name, value in (values or {}).items():
-        its_own = lists and name not in LISTS and isinstance(history.get(name, []), list)
-        if name == "digest" or (name in history and not its_own):
+        own = lists and name not in LISTS and isinstance(history.get(name, []), list)
+        if name == "digest" or (name in history and not own):
             raise UserError(f"a callback measured {printable(name)}, which the history holds already: rename it")
         try:
             numbers[name] = value if type(value) is int else float(value)
@@ -194,13 +171,12 @@ def epoch_line(history: History) -> str:
 
 def summary(history: History) -> str:
     """The best and the last epoch on the test set, in three lines."""
-    loss, accuracy = np.array(history["test_loss"]), np.array(history["test_accuracy"])
-    rows = (
-        (f"lowest {held_out(history)} loss", f"{loss.min():.4f} in epoch {loss.argmin() + 1}"),
-        (f"highest {held_out(history)} accuracy", f"{accuracy.max():.2%} in epoch {accuracy.argmax() + 1}"),
-        ("last epoch", f"{loss[-1]:.4f} and {accuracy[-1]:.2%}"),
+    loss, accuracy, word = np.array(history["test_loss"]), np.array(history["test_accuracy"]), held_out(history)
+    return (
+        f"lowest {word} loss       {loss.min():.4f} in epoch {loss.argmin() + 1}\n"
+        f"highest {word} accuracy {accuracy.max():7.2%} in epoch {accuracy.argmax() + 1}\n"
+        f"last epoch {'':<{len(word)}}        {loss[-1]:.4f} and {accuracy[-1]:.2%}"
     )
-    return "\n".join(f"{name:<{len(rows[1][0])}}  {value}" for name, value in rows)
 
 
 def resumed(saved: History, now: History) -> History:
@@ -215,7 +191,7 @@ def resumed(saved: History, now: History) -> History:
 def differences(saved: History, now: History) -> list[str]:
     """In which settings, recipe, network, callback and data two runs differ, in words.
 
-    Data are told apart by their digests alone, whatever they are called.
+    Data are told apart by their digests alone, whatever they are called and however many they are.
     """
     ignored = (*LISTS, "name", "data", "device", "digest")
     fields = [field for field in now if field not in ignored and not field.endswith(("_version", "_images"))]
@@ -262,21 +238,18 @@ def read_history(path: Path) -> History:
             content = file.read(MAX_HISTORY + 1)
         if len(content) > MAX_HISTORY:
             raise ValueError(f"it has more than {MAX_HISTORY:,} bytes")
-        history = json.loads(content)
+        history: History = json.loads(content)
         if wrong := [field for field, kind in FIELDS.items() if not isinstance(history.get(field), kind)]:
-            raise ValueError(f"{', '.join(wrong)} missing, or of another type")
-        lists = {name: values for name, values in history.items() if isinstance(values, list) or name in METRICS}
-        if len({len(values) for values in lists.values()}) > 1:
-            raise ValueError("its lists are not of one length: " + ", ".join(f"{k} {len(v)}" for k, v in lists.items()))
-        if not np.isfinite(np.array(list(lists.values()), float)).all() or not epochs_done(history):
+            raise ValueError(f"{', '.join(wrong)}: missing, or of another type")
+        lists = {name: values for name, values in history.items() if isinstance(values, list)}
+        if odd := [name for name in {**lists, **dict.fromkeys(METRICS)} if len(lists[name]) != epochs_done(history)]:
+            raise ValueError(f"{', '.join(odd)}: not as long as train_loss")
+        if not np.array(list(lists.values()), float).size or not np.isfinite(list(lists.values())).all():
             raise ValueError("its lists are empty, or hold what is no finite number")
     except OSError as error:
         raise UserError(f"{printable(path)}: cannot be read: {error.strerror}") from None
-    except (AttributeError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        reason = printable(error)[:200]
-        raise UserError(
-            f"{printable(path)}: is no history of main.py: {reason}; train that run again, or move the file away"
-        ) from None
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise _unusable(path, f"is no history of main.py: {error}") from None
     return history
 
 
@@ -289,18 +262,18 @@ def read_arrays(path: Path, history: History) -> dict[str, np.ndarray]:
             check_unpacked(file)
             arrays = dict(np.load(file, allow_pickle=False))
         if str(arrays.pop("digest")) != history["digest"]:
-            raise ValueError(f"it is of another run than {path.stem}.json, one of them was replaced without the other")
-        of_images = [len(arrays[name]) for name in ("labels", "predictions", "confidence")]
-        if set(of_images) != {history["test_images"]} or len(arrays.get("mistake_images", mistakes(arrays))) != len(
-            mistakes(arrays)
-        ):
-            raise ValueError("its arrays are too short or too long")
+            raise ValueError(f"is of another run than {path.stem}.json: one of them was replaced without the other")
+        expected = dict.fromkeys(("labels", "predictions", "confidence"), history["test_images"])
+        expected |= {"mistake_images": len(mistakes(arrays))} if "mistake_images" in arrays else {}
+        if odd := [name for name, length in expected.items() if len(arrays[name]) != length]:
+            raise ValueError(f"{', '.join(odd)}: not as many as the history says")
     except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds, all meaning this
-        reason = printable(error)[:200]
-        raise UserError(
-            f"{printable(path)}: cannot be read as NPZ: {reason}; train that run again, or move the file away"
-        ) from None
+        raise _unusable(path, f"is no NPZ of main.py: {error}") from None
     return arrays
+
+
+def _unusable(path: Path, problem: str) -> UserError:
+    return UserError(f"{printable(path)}: {printable(problem)[:300]}; train that run again, or move the file away")
 
 
 def mistakes(arrays: dict[str, np.ndarray]) -> np.ndarray:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from support import files
-from support.run.history import DRAWS, RunFiles, mistakes
+from support.run.checkpoint import RunFiles
+from support.run.history import DRAWS, mistakes
 from support.terminal import printable, warn
 
 MAX_FILTERS, MAX_FILTER_SIDE = 1024, 31  # of a first convolution that is drawn
