@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 import main
 from dataset import MNIST, SIZE, compose_affine, draw_affine, warp
-from support.figures.axes import save
+from support.figures import save
 from support.files import make_folder, replace
 from support.run import Callback
 from support.study import CONFIGURATIONS, differences, document, drawings, end_with_parent, read_study, run_jobs

@@ -80,6 +80,11 @@ def groups(tmp_path_factory):
     return read_study(write_study(tmp_path_factory.mktemp("result_plot") / "study"))
 
 
+@pytest.fixture(scope="module")
+def drawn(groups):
+    return drawings(groups, differences(groups))
+
+
 # --- the numbers ------------------------------------------------------------------------------------------------------
 
 
@@ -124,8 +129,6 @@ def test_gradients_are_compared_before_the_first_epoch_and_after_each(groups):
         ({"lr": 0.1}, "lr is 0.1, but 0.05 in lenet_seed0.json"),
         ({"rotation": 45}, "rotation is 45, but 20"),
         ({"test_sha256": "d4"}, "test_sha256 is d4, but c3"),
-        ({"name": "again", "seed": 0}, "its configuration and seed are there twice"),
-        ({"clean_train_accuracy": [0.9, 0.9]}, "study.py did not train it from its first epoch to its last"),
     ],
 )
 def test_a_run_that_is_not_of_the_study_is_named(tmp_path, changes, said):
@@ -136,10 +139,17 @@ def test_a_run_that_is_not_of_the_study_is_named(tmp_path, changes, said):
         read_study(tmp_path)
 
 
-def test_a_run_without_arrays_is_named(tmp_path):
-    write(tmp_path, *make_run(PLAIN, 0, 0.9))
+def test_a_run_of_main_py_one_without_arrays_and_one_that_is_there_twice_are_named(tmp_path):
+    history, arrays = make_run(PLAIN, 0, 0.9)
+    write(tmp_path, {**history, "name": "again"}, arrays)
+    write(tmp_path, history, arrays)
+    with pytest.raises(UserError, match=r"lenet_seed0\.json: its configuration and seed are there twice"):
+        read_study(tmp_path)
     (tmp_path / "lenet_seed0.npz").unlink()
     with pytest.raises(UserError, match=r"lenet_seed0\.json: has no NPZ file"):
+        read_study(tmp_path)
+    write(tmp_path, {name: value for name, value in history.items() if name != "clean_train_accuracy"}, arrays)
+    with pytest.raises(UserError, match=r"lenet_seed0\.json: .* study\.py did not train it from its first epoch"):
         read_study(tmp_path)
 
 
@@ -169,6 +179,13 @@ def test_no_rounding_hides_on_which_side_a_bound_lies(value, digits, neutral, te
     assert tables.rounded(value, digits, neutral=neutral) == text
 
 
+@pytest.mark.slow
+def test_the_committed_tables_are_those_of_the_committed_runs(monkeypatch):
+    monkeypatch.setattr(statistics.bootstrap_means, "__defaults__", (statistics.RESAMPLES,))
+    groups = read_study(FOLDER / "study")
+    assert document(groups, differences(groups)) == (FOLDER / "tables.md").read_text()
+
+
 def test_the_tables_hold_what_was_measured(groups):
     found = parse(document(groups, differences(groups)))
     values = 100 * results.last(groups[PLAIN], "accuracy")
@@ -191,8 +208,8 @@ def parse(text):
 
 # --- the page ---------------------------------------------------------------------------------------------------------
 
-NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?"
-NO_NUMBERS = r"`[^`]*`|\]\([^)]*\)|LeNet-5|\b[CFS]\d\b|95 % CI|1998|assignment 1|^\d\. |Observation \d"
+NUMBER = r"[+-]?\d+(?:,\d{3})*(?:\.\d+)?"
+NO_NUMBERS = r"`[^`]*`|\]\([^)]*\)|LeNet-5|\b[CFS]\d\b|95 % CI|1998|assignment 1|Observation \d"
 LECUN = {"plain": {"error, %": "0.95"}, "distorted": {"error, %": "0.8"}}  # LeCun et al. 1998, section III.B
 
 
@@ -206,55 +223,58 @@ def test_every_number_of_the_page_is_the_one_of_its_row_and_column():
     constants = f"{study.SEEDS} seeds|{main.EPOCHS} epochs|±{100 * results.MARGIN:g} points|p < {statistics.ALPHA:g}|"
     constants += f"{28 * dataset.TRANSLATION:g} pixels|{dataset.ROTATION} degrees|"
     constants += f"about {100 * (1 - np.sqrt(1 - 1 / study.SEEDS)):.0f} % of the seeds' part"
-    text = re.sub(rf"{NO_NUMBERS}|{constants}", "", (FOLDER / "README.md").read_text(), flags=re.MULTILINE)
-    *passages, rest = re.split(r"<!--(.*?)-->", text, flags=re.DOTALL)
-    assert re.findall(NUMBER, rest) == []
-    for passage, comment in zip(passages[::2], passages[1::2], strict=True):
-        cell, waiting = [], re.findall(NUMBER, passage)
-        for words in comment.split(";"):
-            parts = [" ".join(part.split()) for part in words.split(" | ")]
-            cell = [*cell[: 3 - len(parts)], *parts]
+    text = re.sub(r"^\d\. ", "", (FOLDER / "README.md").read_text(), flags=re.MULTILINE)
+    parts = re.split(r"<!-- (.*?) -->", " ".join(text.split()))
+    passages = [re.findall(NUMBER, re.sub(rf"{NO_NUMBERS}|{constants}", "", part)) for part in parts[::2]]
+    assert passages.pop() == []  # behind the last comment
+    for waiting, comment in zip(passages, parts[1::2], strict=True):
+        cell: list[str] = []
+        for words in comment.split("; "):
+            found = words.split(" | ")
+            cell = [*cell[: 3 - len(found)], *found]
             table, row, column = cell
             numbers = re.findall(NUMBER, known[table][row][column])
-            assert waiting and is_rounded(waiting.pop(0), numbers.pop(0)), (passage, cell)
+            assert waiting, cell
+            assert is_rounded(waiting.pop(0), numbers.pop(0)), cell
             while waiting and numbers:
                 if is_rounded(waiting[0], numbers.pop(0)):
                     waiting.pop(0)
-        assert waiting == [], passage
+        assert waiting == [], comment
 
 
 def is_rounded(number, exact):
-    digits = len(number.partition(".")[2])
-    signed = number[0] in "+-"
+    """Whether a number of the page is that of its cell; without a sign, whether its size is."""
+    signed, digits = number[0] in "+-", len(number.partition(".")[2])
     value = float(exact.replace(",", "")) if signed else abs(float(exact.replace(",", "")))
-    return f"{value:{'+' * signed}.{digits}f}" == number.replace(",", "") and (float(number) != 0 or value == 0)
+    return f"{value:{'+' * signed}.{digits}f}" == number.replace(",", "") and (value == 0 or re.search("[1-9]", number))
 
 
-def test_the_page_is_short_and_shows_every_figure_of_the_study(groups):
+def test_the_page_is_short_and_shows_every_figure_of_the_study(drawn):
     text = (FOLDER / "README.md").read_text()
     assert len(text.splitlines()) <= 150
     shown = set(re.findall(r"!\[[^]]+\]\((\w+\.png)\)", text))
-    assert set(drawings(groups, differences(groups))) <= shown
+    assert drawn.keys() <= shown
     assert [name for name in shown if not (FOLDER / name).exists()] == []
 
 
 # --- the figures ------------------------------------------------------------------------------------------------------
 
 
-def test_no_text_of_a_figure_lies_on_another(groups):
-    for figure in drawings(groups, differences(groups)).values():
+def test_no_text_of_a_figure_lies_on_another(drawn):
+    for figure in drawn.values():
         assert_clean(figure)
 
 
-def test_the_forest_shows_the_interval_and_each_seed_of_each_difference(groups):
-    found = differences(groups)
-    axes = figures.draw_differences(found).axes[0]
+def test_the_forest_shows_the_interval_and_each_seed_of_each_difference(groups, drawn):
+    found, axes = differences(groups), drawn["differences.png"].axes[0]
     segments = [segment for bars in axes.containers[1::2] for segment in bars[2][0].get_segments() if len(segment)]
     assert len([one for one in found if one.metric == "accuracy" and "MLP" not in one.name]) == 6
     for one in found[:6]:
         ends = [100 * one.paired.low, 100 * one.paired.high]
         assert any(sorted(segment[:, 0]) == pytest.approx(ends) for segment in segments)
-        assert any(line.get_xdata() == pytest.approx(100 * one.values) for line in axes.lines if len(line.get_xdata()) == 3)
+        assert any(
+            line.get_xdata() == pytest.approx(100 * one.values) for line in axes.lines if len(line.get_xdata()) == 3
+        )
 
 
 @pytest.mark.parametrize(

@@ -7,18 +7,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import gmean
 
-from support.figures import axes as look
-from support.figures.axes import Curve, figure_name, line_style, percent, plot_values, set_title, styled
+from support import figures
+from support.figures import Curve, figure_name, line_style, percent, plot_values, set_title, styled
 from support.study import results
 from support.study.results import AUGMENTED, MLP, NORMALIZED, PLAIN, Difference, Groups, Run, Values
 from support.study.statistics import ALPHA
 
 COLORS = {True: "#0072b2", False: "#7f7f7f"}  # of a significant difference, and of one that is not
 CURVES = {  # of accuracy, by the beginnings of their names in the history
-    "train": ("train, as the epoch runs", look.TRAIN),
+    "train": ("train, as the epoch runs", figures.TRAIN),
     "augmented_train": ("train, weights as in test", {"color": "#e69f00", "linestyle": ":", "marker": "D"}),
-    "clean_train": ("the same, not augmented", look.CLEAN),
-    "test": ("test", look.TEST),
+    "clean_train": ("the same, not augmented", figures.CLEAN),
+    "test": ("test", figures.TEST),
 }
 
 
@@ -55,8 +55,8 @@ def draw_forest(axes: Axes, found: list[Difference]) -> None:
         axes.errorbar(value, row, xerr=[[value - low], [high - value]], fmt="o", color=color, capsize=3)
     for significant, words in {True: "significant (Holm p < 0.05)", False: "not significant"}.items():
         axes.errorbar([], [], xerr=[], fmt="o", color=COLORS[significant], capsize=3, label=f"95 % CI, {words}")
-    axes.fill_between([], [], [], color=look.PALE, label="95 % CI, test images resampled")
-    axes.plot([], [], ".", color=look.PALE, label="one seed")
+    axes.fill_between([], [], [], color=figures.PALE, label="95 % CI, test images resampled")
+    axes.plot([], [], ".", color=figures.PALE, label="one seed")
     axes.axvline(0, color="#404040", linewidth=0.8)
     axes.set_yticks(range(len(found)), [one.name for one in found])
     axes.set_ylim(len(found) - 0.5, -0.5)
@@ -66,26 +66,26 @@ def draw_forest(axes: Axes, found: list[Difference]) -> None:
 @styled
 def draw_train_test(groups: Groups) -> Figure:
     """Accuracy on training images as the epoch runs and with the weights that are tested, and on the test images."""
-    images = groups[PLAIN][0].history["train_images"]
-    figure, panels = Figure((2.5 * look.PANEL[0], 2.85 * look.PANEL[1] + 0.7)), []
+    figure, panels = Figure((2.5 * figures.PANEL[0], 2.85 * figures.PANEL[1])), []
     for axes, (key, group) in zip(figure.subplots(3, 2).ravel(), groups.items(), strict=True):
-        curves = []
+        histories, curves = [run.history for run in group], []
         for prefix, (label, style) in CURVES.items():
             if key[1] or prefix != "augmented_train":
-                values = results.stack(group, f"{prefix}_accuracy")
                 label = label if key[1] or prefix != "clean_train" else CURVES["augmented_train"][0]
-                label = f"{label}  {percent(values[:, -1].mean())}"
-                curves.append(Curve(label, plot_values("accuracy", values, images), style))
-        look.draw_curves(axes, curves, "accuracy", images)
-        axes.set_title(f"{figure_name(*key)}, mean of {len(group)} seeds ± 1 standard deviation")
+                curves.append(figures.make_curve(f"{label}  ", histories, f"{prefix}_accuracy", style))
+        axes.set_title(figure_name(*key))
         panels.append((axes, curves))
-    look.same_height(panels, "accuracy", images)
-    look.label_ends(panels)
+    figures.draw_curves(panels, "accuracy")
     parts = [results.decomposition(group) for key, group in groups.items() if key[1]]
     runs, same = (percent(float(np.mean([one[part] > 0 for one in parts])), 0) for part in ("gap", "digits"))
-    finding = f"With augmentation, test accuracy is above train accuracy in {runs} of the epochs as they run"
-    set_title(figure, f"{finding}, but in {same} when the same weights classify both, not augmented")
+    finding = f"With augmentation test accuracy is above train accuracy in {runs} of the epochs"
+    set_title(figure, f"{finding}, but in {same} with the same weights on clean images", note_of(groups))
+    figures.label_ends(panels)  # last: where labels go depends on the height of the axes
     return figure
+
+
+def note_of(groups: Groups) -> str:
+    return f"mean of {len(groups[PLAIN])} seeds ± 1 standard deviation"
 
 
 @styled
@@ -94,16 +94,16 @@ def draw_gradients(groups: Groups) -> Figure:
     layers, pair = results.layers(groups[PLAIN]), {key: groups[key] for key in (PLAIN, NORMALIZED)}
     drawn: dict[str, Values] = {f"{one.upper()}, ‖g‖·‖W‖": partial(results.gradients, layer=one) for one in layers}
     drawn[f"‖g‖ of {layers[0].upper()} / ‖g‖ of {layers[-1].upper()}"] = results.first_to_last
-    figure = Figure((3 * look.PANEL[0], 1.7 * look.PANEL[1]))
+    figure = Figure((3 * figures.PANEL[0], 1.7 * figures.PANEL[1]))
     every = figure.subplots(2, -(-len(drawn) // 2)).ravel()
     epochs = list(range(groups[PLAIN][0].history["epochs"] + 1))
     panels = [draw_panel(axes, pair, *one, epochs) for axes, one in zip(every, drawn.items(), strict=False)]
-    look.label_ends(panels)
     words = []
     for when, epoch in (("before training", 0), ("at the end", -1)):
         ratios = [gmean(results.gradient_ratio(groups, layer)[:, epoch]) for layer in layers]
         words.append(f"{times(ratios)} {when}")
-    set_title(figure, f"Batch normalization: gradients {', '.join(words)}; mean of {len(groups[PLAIN])} seeds")
+    set_title(figure, f"Batch normalization: gradients {', '.join(words)}", note_of(groups))
+    figures.label_ends(panels)
     return figure
 
 
@@ -119,7 +119,7 @@ def times(ratios: list[float]) -> str:
 @styled
 def draw_moved(groups: Groups) -> Figure:
     """Accuracy against the shift and against the angle."""
-    figure, panels = Figure((2.5 * look.PANEL[0], 1.15 * look.PANEL[1])), []
+    figure, panels = Figure((2.5 * figures.PANEL[0], 1.15 * figures.PANEL[1])), []
     kinds = {"shift": "shifted by pixels, mean of four ways", "turn": "turned by degrees, mean of both ways"}
     for axes, (kind, label) in zip(figure.subplots(1, 2), kinds.items(), strict=True):
         moves = ["", *(move for move in results.MOVES if move.startswith(kind))]
@@ -129,23 +129,22 @@ def draw_moved(groups: Groups) -> Figure:
             return np.column_stack([results.moved(group, move) for move in moves])
 
         panels.append(draw_panel(axes, groups, "accuracy", accuracy, sizes))
-        axes.set_title(f"Test digits, mean of {len(groups[PLAIN])} seeds ± 1 standard deviation")
         axes.set_xlabel(label)
-    look.label_ends(panels)
     shares = [percent(results.moved(groups[key], "shift4").mean(), 0) for key in (MLP, PLAIN, AUGMENTED)]
     words = f"Custom-MLP gets {shares[0]} right, LeNet-5 {shares[1]}, LeNet-5 with augmentation {shares[2]}"
-    set_title(figure, f"Of digits shifted by 4 pixels {words}")
+    set_title(figure, f"Of digits shifted by 4 pixels {words}", note_of(groups))
+    figures.label_ends(panels)
     return figure
 
 
 def draw_panel(axes: Axes, groups: Groups, metric: str, values: Values, sizes: list[int]) -> tuple[Axes, list[Curve]]:
     """A curve a configuration, of values (seeds, sizes)."""
-    images, curves = groups[PLAIN][0].history["test_images"], []
+    curves = []
     for key, group in groups.items():
         found = values(group)
         end = f"  {percent(found[:, -1].mean(), 1)}" if metric == "accuracy" else ""
-        curves.append(Curve(figure_name(*key) + end, plot_values(metric, found, images), line_style(*key)))
-    look.draw_curves(axes, curves, metric, images)
+        curves.append(Curve(figure_name(*key) + end, plot_values(metric, found), line_style(*key)))
+    figures.draw_curves([(axes, curves)], metric)
     every = -(-len(sizes) // 11)
     axes.set_xticks(range(1, len(sizes) + 1, every), [str(size) for size in sizes[::every]])
     axes.set_xlabel("epoch; 0 is before training")

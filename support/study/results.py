@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from support.figures.groups import configuration, group_by, in_order
+from support.figures import configuration, group_by, in_order
 from support.run import Run, read_runs
 from support.study import statistics
 from support.study.statistics import ALPHA, Estimate

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from support.figures.axes import figure_name
+from support.figures import figure_name
 from support.study import results
 from support.study.results import COMPARISONS, MLP_AUGMENTED, NORMALIZED, PLAIN, Difference, Groups, Run, Terms, Values
 from support.study.statistics import detectable, equivalence, holm, mean_interval
