@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,11 +42,8 @@ from support.run import Callback, History, checkpoint, history, result
 from support.seeds import DRAWS, WEIGHTS, seed_of
 from support.terminal import Parser, UserError, printable, run_command, warn
 
-# The recipe, one for all networks. It was chosen on the last 10,000 training images, held out: benchmarks/tuning.md.
-EPOCHS = 50
-BATCH_SIZE = 128
-LEARNING_RATE = 0.05  # the peak
-WEIGHT_DECAY = 5e-4
+# The recipe, one for all networks; what may be told otherwise stands in Settings. It was chosen on the last 10,000
+# training images, held out: benchmarks/tuning.md.
 MOMENTUM = 0.9
 NESTEROV = True
 WARMUP_STEPS = 150  # a third of an epoch of MNIST, in which the learning rate climbs from 0
@@ -60,32 +57,51 @@ AUGMENT = (0.0, 1.0)  # each image at its own strength: some nearly as they are,
 TEST_BATCH = 1000  # only a matter of speed and memory: what is measured does not depend on it
 
 
+def option(default: Any, text: str, kind: type = str, low: float = 0, high: float = 0) -> Any:
+    """A field of Settings: what --help says of it; a number lies from `low` to `high`."""
+    return field(default=default, metadata={"help": text, "kind": kind, "limits": (low, high)})
+
+
 @dataclass(frozen=True)
 class Settings:
-    """What a run is told: the options of the command line. What differs from the defaults names the run."""
+    """What a run is told. What differs from the defaults names the run. Raises UserError where a value is no use."""
 
-    model: str
-    augment: bool = False
-    epochs: int = EPOCHS
-    batch_size: int = BATCH_SIZE
-    lr: float = LEARNING_RATE
-    weight_decay: float = WEIGHT_DECAY
-    validation: int = 0
-    seed: int = 0
-    threads: int | None = None
-    device: str = "auto"
-    data_dir: str | Path | None = None
-    output_dir: str | Path = "result_plot"
-    checkpoint_dir: str | Path = "checkpoints"
-    name: str | None = None
-    resume: bool = False
-    restart: bool = False
+    model: str = option("", f"the network: {', '.join(MODELS)}")
+    augment: bool = option(False, "rotate, translate and crop the training images")
+    epochs: int = option(50, "passes over the training set", int, 1, 10**6)
+    batch_size: int = option(128, "of all processes", int, 1, 10**6)
+    lr: float = option(0.05, "the peak learning rate", float, 1e-12, 1e38)
+    weight_decay: float = option(5e-4, "L2 penalty of SGD", float, 0, 1e38)
+    validation: int = option(0, "hold out so many training images, the last, to test on", int, 0, 10**6)
+    seed: int = option(0, "of initial weights, order and augmentation", int, 0, 2**63 - 1)
+    threads: int | None = option(None, "of the CPU (all its cores)", int, 1, 1024)
+    device: str = option("auto", "cuda, mps or cpu; auto takes the first that is there")
+    data_dir: str | Path | None = option(None, "folder of the data (MNIST, in data beside this program)")  # noqa: RUF009
+    output_dir: str | Path = option("result_plot", "folder for histories and plots")  # noqa: RUF009
+    checkpoint_dir: str | Path = option("checkpoints", "folder for checkpoints and weights")  # noqa: RUF009
+    name: str | None = option(None, "of the run and its files (the model and what differs from the defaults)")
+    resume: bool = option(False, "go on with what is unfinished, start what is not there")
+    restart: bool = option(False, "throw away what there is of this name")
 
     def __post_init__(self) -> None:
-        history.check_settings(self, MODELS)
+        if self.model not in MODELS:
+            raise UserError(f"--model {printable(self.model)}: expected one of {', '.join(MODELS)}")
+        history.check_name(self.model if self.name is None else self.name)
+        for one in fields(self):
+            value, kind, (low, high) = getattr(self, one.name), one.metadata["kind"], one.metadata["limits"]
+            if high and value is not None:
+                if not low <= value <= high or kind(value) != value:
+                    raise UserError(f"{flag(one.name)} {value}: expected a number from {low:,} to {high:,}")
+                object.__setattr__(self, one.name, kind(value))  # numpy's numbers become Python's, which a file takes
+        if self.resume and self.restart:
+            raise UserError("--resume goes on with a run, --restart throws it away: expected one of them")
 
 
-DEFAULTS = {field.name: field.default for field in fields(Settings)}
+def flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+DEFAULTS = {one.name: one.default for one in fields(Settings)}
 
 
 # --- an epoch ---------------------------------------------------------------------------------------------------------
@@ -336,8 +352,7 @@ def new_history(settings: Settings, callback: Callback, data: History, network: 
         recipe |= {"rotation": ROTATION, "translation": TRANSLATION, "min_crop": MIN_CROP}
         recipe |= {"augment_strength_min": AUGMENT[0], "augment_strength_max": AUGMENT[1]}
     recipe |= {"parameters": count_parameters(network), "network_sha256": checkpoint.network_sha256(network)}
-    recipe |= {"callback": type(callback).__name__ if type(callback) is not Callback else "none"}
-    return history.new_history(vars(settings) | data, DEFAULTS, recipe, device)
+    return history.new_history(vars(settings) | data, DEFAULTS, recipe, device, callback.measures)
 
 
 # --- what it prints and keeps -----------------------------------------------------------------------------------------
@@ -382,6 +397,30 @@ def restore_network(state: checkpoint.State, path: Path) -> nn.Module:
     return network.eval()
 
 
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The fields of Settings, test_only and weights."""
+    if argv is None and not hasattr(sys.modules["__main__"], "__file__"):  # the words there are the notebook's
+        raise UserError('main(): in a notebook expected a list, as in main(["--model", "lenet"]); or call run')
+    parser = Parser(description="Train a network on MNIST; print loss and accuracy for train and test, epoch by epoch.")
+    add = parser.add_argument
+    for one in fields(Settings):
+        text = one.metadata["help"]
+        if isinstance(one.default, bool):
+            add(flag(one.name), action="store_true", help=text)
+        else:
+            text += f" ({one.default})" * (one.default not in ("", None))
+            add(flag(one.name), type=one.metadata["kind"], default=one.default, help=text)
+    add("--test-only", action="store_true", help="only print loss and accuracy of --weights on the test set")
+    add("--weights", metavar="FILE", help="weights of a finished run, for --test-only")
+    arguments = parser.parse_args(argv)
+    if arguments.test_only != (arguments.weights is not None):
+        parser.error("--test-only and --weights FILE belong together")
+    return arguments
+
+
 def test_only(weights: Path, data_dir: str | None, device: torch.device) -> None:
     """Print loss and accuracy of a finished network on the test set. Raises UserError."""
     state, source = checkpoint.read_weights(weights), find_data(data_dir)
@@ -389,41 +428,6 @@ def test_only(weights: Path, data_dir: str | None, device: torch.device) -> None
     loss, accuracy = test(restore_network(state, weights).to(device), test_set)
     print(f"{printable(state['name'])} on {len(test_set):,} test images, {printable(source.found)}")
     print(f"test loss {loss:.4f}  test accuracy {accuracy:.2%}")
-
-
-# --- the command line -------------------------------------------------------------------------------------------------
-
-
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The fields of Settings, test_only and weights."""
-    parser = Parser(description="Train a network on MNIST; print loss and accuracy for train and test, epoch by epoch.")
-    add = parser.add_argument
-    add("--model", choices=MODELS, help="the network")
-    add("--augment", action="store_true", help="rotate, translate and crop the training images")
-    add("--epochs", type=int, default=EPOCHS, help=f"passes over the training set ({EPOCHS})")
-    add("--batch-size", type=int, default=BATCH_SIZE, help=f"of all processes ({BATCH_SIZE})")
-    add("--lr", type=float, default=LEARNING_RATE, help=f"the peak learning rate ({LEARNING_RATE})")
-    add("--weight-decay", type=float, default=WEIGHT_DECAY, help=f"L2 penalty of SGD ({WEIGHT_DECAY})")
-    add("--validation", type=int, default=0, metavar="N", help="hold out the last N training images, to test on (0)")
-    add("--seed", type=int, default=0, help="of initial weights, order and augmentation (0)")
-    add("--threads", type=int, help="of the CPU (all its cores)")
-    add("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="auto: the first that is there")
-    add("--data-dir", help="folder of the data (data, beside this program: MNIST)")
-    add("--output-dir", default="result_plot", help="folder for histories and plots (result_plot)")
-    add("--checkpoint-dir", default="checkpoints", help="folder for checkpoints and weights (checkpoints)")
-    add("--name", help="of the run and its files (the model and what differs from the defaults)")
-    add("--resume", action="store_true", help="go on with what is unfinished, start what is not there")
-    add("--restart", action="store_true", help="throw away what there is of this name")
-    add("--test-only", action="store_true", help="only print loss and accuracy of --weights on the test set")
-    add("--weights", metavar="FILE", help="weights of a finished run, for --test-only")
-    if argv is None and not hasattr(sys.modules["__main__"], "__file__"):
-        parser.error('main() finds the words of a notebook: give it a list, main(["--model", "lenet"]), or call run()')
-    arguments = parser.parse_args(argv)
-    if arguments.test_only != (arguments.weights is not None):
-        parser.error("--test-only and --weights FILE belong together")
-    if not arguments.test_only and arguments.model is None:
-        parser.error(f"--model: expected one of {', '.join(MODELS)}")
-    return arguments
 
 
 def main(argv: list[str] | None = None, callback: Callback = Callback()) -> None:  # noqa: B008

@@ -40,7 +40,7 @@ def choose_device(name: str) -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, available in there.items() if available)
-    if not there[name]:
+    if not there.get(name):
         raise UserError(f"--device {name}: not available on this machine; leave --device out")
     if name == "cuda" and dist.is_torchelastic_launched():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())

@@ -11,9 +11,10 @@ class Callback:
 
     The numbers that the methods return, by their names, are kept in the run's history, whose own names they cannot
     take. A method that returns nothing keeps nothing. They must leave networks and data sets as they were and draw no
-    random numbers from torch's default generator. A history names the callback's class: with another it is another run.
+    random numbers from torch's default generator.
     """
 
+    measures: tuple[str, ...] = ()  # by `on_epoch_end`, as far as that is known before: a run without is another run
     pictures = True  # whether the result holds images and is drawn
     stop = False  # set it, in `on_epoch_end`, to end the run there as a finished one
 

@@ -4,7 +4,7 @@ A history is flat: scalars, and lists of one number an epoch, so that `pandas.re
 epoch. It says what was used. Beside it, in NAME.npz, stand the arrays that figures and tests are made from.
 
 scalars  name; SETTINGS; RECIPE, and how an augmented run was augmented; parameters, network_sha256 (as `checkpoint`
-         makes it), callback (its class); DATA; device, python_version, torch_version, ...; what a callback measured
+         makes it); DATA; device, python_version, torch_version, ...; what a callback measured
          once; digest (see `with_digest`)
 lists    LISTS; what a callback measured after every epoch
 arrays   labels, predictions uint8 (images,); confidence float32 (images,), the probability of the prediction;
@@ -20,7 +20,6 @@ import json
 import math
 import platform
 import re
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -48,11 +47,6 @@ FIELDS: dict[str, type | tuple[type, ...]] = {  # that every reader may count on
     **dict.fromkeys(("epochs", "batch_size", "classes", "seed", "parameters", "train_images", "test_images"), int),
     **{"lr": (int, float), "weight_decay": (int, float), "augment": bool},
 }
-LIMITS: dict[str, tuple[type, float, float]] = {  # of settings that are numbers
-    **{"epochs": (int, 1, 10**6), "batch_size": (int, 1, 10**6), "validation": (int, 0, 10**6)},
-    **{"lr": (float, 1e-12, 1e38), "weight_decay": (float, 0, 1e38)},
-    **{"seed": (int, 0, 2**63 - 1), "threads": (int, 1, 1024)},
-}
 DRAWS = 8  # warps of each digit that an augmented run keeps, to be looked at
 MAX_HISTORY = 64 * 2**20  # bytes: a million epochs take less
 MAX_NAME, MAX_DATA = 100, 60  # bytes, of a name that is given and of the data's in it: file systems take 255 in all
@@ -69,30 +63,14 @@ class Run(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-# --- what it was told -------------------------------------------------------------------------------------------------
+# --- its name ---------------------------------------------------------------------------------------------------------
 
 
-def check_settings(settings: Any, models: Iterable[str]) -> None:
-    """Raises UserError where a field of main.Settings is of no use. Numbers become Python's own: no file takes numpy's.
-
-    models: the names of the networks that there are.
-    """
-    if settings.model not in models:
-        raise UserError(f"--model {printable(settings.model)}: expected one of {', '.join(models)}")
-    for name in (settings.model, settings.model if settings.name is None else settings.name):
-        if not re.fullmatch(r"\w[\w.-]*", name) or re.fullmatch(TAKEN, name) or len(name.encode()) > MAX_NAME:
-            expected = f"expected at most {MAX_NAME} letters, digits, dots, underlines and hyphens"
-            raise UserError(
-                f"--name {printable(name)}: no name for a run's files; {expected}, and no other file's name"
-            )
-    for field, (kind, low, high) in LIMITS.items():
-        value = getattr(settings, field)
-        if value is not None:
-            if not (low <= value <= high and kind(value) == value):
-                raise UserError(f"--{field.replace('_', '-')} {value}: expected a number from {low:,} to {high:,}")
-            object.__setattr__(settings, field, kind(value))
-    if settings.resume and settings.restart:
-        raise UserError("--resume goes on with a run, --restart throws it away: expected one of them")
+def check_name(name: str) -> None:
+    """Raises UserError where files of a run cannot have that name, or another file in their folders has it."""
+    if not re.fullmatch(r"\w[\w.-]*", name) or re.fullmatch(TAKEN, name) or len(name.encode()) > MAX_NAME:
+        expected = f"expected at most {MAX_NAME} letters, digits, dots, underlines and hyphens"
+        raise UserError(f"--name {printable(name)}: no name for a run's files; {expected}, and no other file's name")
 
 
 def run_name(settings: History, defaults: History) -> str:
@@ -111,15 +89,18 @@ def run_name(settings: History, defaults: History) -> str:
 # --- making -----------------------------------------------------------------------------------------------------------
 
 
-def new_history(told: History, defaults: History, recipe: History, device: str) -> History:
+def new_history(
+    told: History, defaults: History, recipe: History, device: str, measures: tuple[str, ...] = ()
+) -> History:
     """The history of a run before its first epoch.
 
-    told: the fields of main.Settings, whose defaults `defaults` are; data and classes, and DATA.
+    told: the fields of main.Settings, whose defaults `defaults` are; data and classes, and DATA. measures: what a
+    callback will measure after each.
     """
     settings, data = ({name: told[name] for name in names} for names in (SETTINGS, DATA))
     versions = {"python_version": platform.python_version()} | {f"{name}_version": version(name) for name in PACKAGES}
     name = {"name": told["name"] or run_name(settings, defaults)}
-    return name | settings | recipe | data | {"device": device} | versions | {name: [] for name in LISTS}
+    return name | settings | recipe | data | {"device": device} | versions | {name: [] for name in (*LISTS, *measures)}
 
 
 def epochs_done(history: History) -> int:
@@ -132,7 +113,10 @@ def add_epoch(history: History, metrics: dict[str, float], values: dict[str, Any
         history.setdefault(name, []).append(number)
     lengths = {name: len(numbers) for name, numbers in history.items() if isinstance(numbers, list)}
     if odd := [name for name, length in lengths.items() if length != epochs_done(history)]:
-        raise UserError(f"a callback measures the same after every epoch, but not so {printable(', '.join(odd))}")
+        raise UserError(
+            f"{printable(', '.join(odd))[:200]}: a callback measured this after some epochs and not after all: they are "
+            "of another run\ngo on with the callback that it was begun with"
+        )
 
 
 def measured(history: History, values: dict[str, Any] | None, lists: bool = False) -> dict[str, float]:
@@ -189,7 +173,7 @@ def resumed(saved: History, now: History) -> History:
 
 
 def differences(saved: History, now: History) -> list[str]:
-    """In which settings, recipe, network, callback and data two runs differ, in words.
+    """In which settings, recipe, network, data and measurements two runs differ, in words.
 
     Data are told apart by their digests alone, whatever they are called and however many they are.
     """
@@ -198,7 +182,7 @@ def differences(saved: History, now: History) -> list[str]:
     return [
         printable(f"{field} {str(saved.get(field))[:12]} there, {str(now[field])[:12]} here")
         for field in fields
-        if saved.get(field) != now[field]
+        if saved.get(field) != now[field] and not isinstance(now[field], list) & isinstance(saved.get(field), list)
     ]
 
 
