@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 import main
 from dataset import MNIST, SIZE, compose_affine, draw_affine, warp
+from support.compute import fast_layers_in
 from support.figures import save
 from support.files import make_folder, replace
 from support.run import Callback
@@ -169,7 +170,8 @@ def layer_norms(network: nn.Module, dataset: MNIST) -> dict[str, float]:
     """Six digits of each norm; more would say nothing and fill the files."""
     network = copy.deepcopy(network).train()  # a copy: batch normalization updates its statistics as it goes
     first = range(min(GRADIENT_IMAGES, len(dataset)))
-    loss = F.cross_entropy(network(dataset[first][0]), dataset.labels[: len(first)])
+    with fast_layers_in(network):  # as it is trained, to the last bit
+        loss = F.cross_entropy(network(dataset[first][0]), dataset.labels[: len(first)])
     layers = {name: layer for name, layer in network.named_children() if isinstance(layer, nn.Conv2d | nn.Linear)}
     gradients = torch.autograd.grad(loss, [layer.weight for layer in layers.values()])
     norms = {f"gradient_norm_{name}": gradient.norm() for name, gradient in zip(layers, gradients, strict=True)}
