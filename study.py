@@ -48,7 +48,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--seeds", type=number(int, 1, 1000), default=SEEDS, help="runs of each configuration, seeds 0, 1, ...")
-    add("--epochs", type=number(int, 1, 10**6), default=main.EPOCHS, help="epochs of each run")
+    add("--epochs", type=number(int, 1, 10**6), default=main.Settings.epochs, help="epochs of each run")
     add("--jobs", type=number(int, 1, 1000), default=os.cpu_count(), help="runs side by side, one thread each")
     add("--data-dir", help="folder of the data; as in main.py if left out")
     add("--output-dir", default="result_plot/study", help="folder of the histories; the figures lie in the one above")

@@ -3,7 +3,6 @@
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -93,7 +92,6 @@ def test_the_augmented_images_are_the_same_in_all_runs_and_no_draw_of_the_run(sa
 
 @pytest.mark.parametrize(("right", "down"), [(3, 0), (-2, 0), (0, 4), (0, -1)])
 def test_digits_are_shifted_by_whole_pixels(test_set, right, down):
-    """What leaves the image is lost, what comes in is blank."""
     padded = torch.nn.functional.pad(test_set.images, (4, 4, 4, 4))
     expected = torch.roll(padded, (down, right), (1, 2))[:, 4:-4, 4:-4]
     assert torch.equal(study.moved(test_set, 0, right, down).images, expected)
@@ -117,9 +115,6 @@ def test_a_move_is_measured_in_all_directions(test_set):
 
     found = study.measure_moved(LeftInk(), test_set)
     assert [found[f"accuracy_shift{pixels}"] for pixels in (1, 2, 3)] == [0, 0.25, 0]
-
-
-# --- the command ------------------------------------------------------------------------------------------------------
 
 
 def test_the_lines_train_their_runs_and_what_is_finished_is_not_trained_again(small, tmp_path, monkeypatch, capsys):
@@ -187,20 +182,3 @@ def wait_for(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-@pytest.mark.slow
-def test_after_ctrl_c_the_same_command_goes_on(small, tmp_path):
-    command = [sys.executable, str(ROOT / "study.py"), "--seeds", "1", "--epochs", "400", "--jobs", "1"]
-    done = 0
-    for _ in range(2):
-        process = subprocess.Popen([*command, *folders(tmp_path, small)], stdout=subprocess.PIPE, text=True)
-        (log,) = [tmp_path / "checkpoints" / "lenet_seed0.log"]
-        wait_for(lambda done=done, log=log: log.exists() and f"epoch {done + 3:3}/400" in log.read_text())
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=60)[0].endswith("stopped; the same command goes on\n")
-        assert process.returncode == 128 + signal.SIGINT
-        (path,) = tmp_path.glob("checkpoints/*.pt")
-        history = torch.load(path, weights_only=True)["history"]
-        assert len(history["gradient_norm_c1"]) == len(history["train_loss"]) > done
-        done = len(history["train_loss"])
