@@ -88,10 +88,9 @@ def use_batch_scheduling() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep freed memory for the next step, not give it back to the system and ask for it anew.
+    """Have glibc keep freed memory for the next step, which would else fault it in anew, page by page.
 
-    The first epoch would otherwise take a third longer: every step would fault its memory in, page by page. glibc's
-    limits rise to the largest block freed so far, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD).
+    Its limit rises to the largest block freed so far, up to 32 MiB: mallopt(3), M_MMAP_THRESHOLD.
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
