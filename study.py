@@ -114,11 +114,9 @@ def report(folder: Path) -> None:
 
 
 class StudyCallback(Callback):
-    """Keeps what `observe` and `measure_moved` measure; `observe` before the first epoch, too, as initial_NAME.
+    """Keeps what `observe` measures, before the first epoch as initial_NAME, and what `measure_moved` does."""
 
-    augment: whether the run trains on augmented images.
-    """
-
+    measures = ("clean_train_loss", "clean_train_accuracy")
     pictures = False  # those of a run of the study would be looked at by nobody
 
     def __init__(self, augment: bool) -> None:

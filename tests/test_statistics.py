@@ -13,12 +13,9 @@ FIRST = np.array([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0])
 SECOND = np.array([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4])
 
 
-def test_the_interval_is_student_s():
+def test_the_interval_is_student_s_and_equal_values_leave_no_doubt():
     estimate = statistics.mean_interval(FIRST - SECOND)
     assert estimate == pytest.approx((-1.58, -2.4598858, -0.7001142, 0.002833), abs=5e-7)
-
-
-def test_equal_values_leave_no_doubt():
     assert statistics.mean_interval(np.array([3.0, 3.0])) == (3, 3, 3, 0)
     assert statistics.mean_interval(np.array([0.0, 0.0])).p == 1
 
@@ -31,14 +28,11 @@ def test_the_minimum_detectable_difference_is_found_in_four_of_five_studies():
     assert power == pytest.approx(0.8, abs=0.005)
 
 
-def test_equivalence_is_the_worse_of_two_one_sided_tests():
+def test_equivalence_is_the_worse_of_two_one_sided_tests_and_not_shown_at_the_margin():
     """With one degree of freedom P(T > t) = 1/2 - atan(t) / pi; the values are 0 and 2, their error is 1."""
     p = statistics.equivalence(np.array([0.0, 2.0]), 5.0)
     assert p == pytest.approx(0.5 - math.atan(4) / math.pi)  # the end at 5 is 4 errors away, that at -5 is 6
     assert statistics.equivalence(np.array([0.0, -2.0]), 5.0) == pytest.approx(p)
-
-
-def test_equivalence_is_not_shown_at_the_margin_or_beyond():
     assert statistics.equivalence(np.array([0.0, 2.0]), 1.0) == pytest.approx(0.5)
     assert statistics.equivalence(np.array([2.0, 2.0]), 2.0) == 1
     assert statistics.equivalence(np.array([2.0, 2.0]), 2.1) == 0
