@@ -8,20 +8,19 @@ an augmented run augmentation.png. The figures of the study: `python study.py --
 """
 
 import math
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
 
 from support import figures
 from support.figures import Axes, Curve, Figure, end_of, make_curve, name_of, percent, readable, save, styled
-from support.figures.groups import held_out
 from support.files import replace
-from support.run.history import History, Run, epochs_done, mistakes, read_arrays, read_history
-from support.terminal import Parser, UserError, printable, run_command
+from support.run import History, Run, epochs_done, held_out, mistakes, read_arrays, read_history
+from support.terminal import Parser, UserError, printable, run_command, warn
 
 Arrays = dict[str, np.ndarray]
 Groups = dict[str, list[History]]  # runs of equal settings, by the label of their curve
@@ -72,9 +71,6 @@ def band_note(groups: Groups) -> str:
     return f"mean of {number} runs each, in a band of ± 1 standard deviation"
 
 
-# --- curves -----------------------------------------------------------------------------------------------------------
-
-
 @styled
 def draw_run(history: History) -> Figure:
     """Loss and accuracy, train and test, and the learning rate, against the epoch."""
@@ -97,7 +93,7 @@ def draw_rows(groups: Groups, title: str) -> Figure:
     for column, metric in zip(grid.T, ("loss", "accuracy"), strict=True):
         for axes, (label, histories) in zip(column[:-1], groups.items(), strict=True):
             curves, ends = train_and_test(histories, metric)
-            name = f"{label}, {histories[0]['parameters']:,} parameters\n" if label else ""
+            name = fill(f"{label}, {histories[0]['parameters']:,} parameters", 55) + "\n" if label else ""
             axes.set_title(f"{name}{ends}")
             panels.append((axes, curves))
         figures.draw_curves(panels[-len(groups) :], metric)
@@ -114,8 +110,9 @@ def train_and_test(histories: list[History], metric: str) -> tuple[list[Curve], 
     train = make_curve(f"train{augmented}\n", histories, f"train_{metric}", figures.TRAIN)
     test = make_curve(f"{tested}\n", histories, f"test_{metric}", figures.TEST)
     shown, mean = "error" if metric == "accuracy" else metric, test.values.mean(0)
-    best = f", lowest in epoch {mean.argmin() + 1}" if tested == "validation" else ""
-    ratio = f"{mean[-1] / train.values[:, -1].mean():.3g}"
+    best = f",\nlowest in epoch {mean.argmin() + 1}" if tested == "validation" else ""
+    least = train.values[:, -1].mean()
+    ratio = f"{'over ' if least == figures.ERROR_FLOOR else ''}{mean[-1] / least:.3g}"
     return [train, test], f"{tested.capitalize()} {shown} ends at {ratio} times the train {shown}{best}"
 
 
@@ -164,7 +161,7 @@ def draw_comparison(runs: list[Run], study: list[Run]) -> Figure:
     for axes, name in zip(figure.subplots(2, 2).flat, names, strict=True):
         curves = []
         for label, group in drawn.items():
-            style = figures.line_style(group[0]["model"], group[0]["augment"])
+            style = figures.line_style(label if "," in label else group[0]["model"], group[0]["augment"])
             curves.append(make_curve(f"{label}  ", group, name, style | (BEHIND if label in behind else {})))
         panels.append((axes, curves))
         figures.draw_curves(panels[-1:], name)
@@ -179,9 +176,6 @@ def on_one_test_set(runs: list[Run]) -> tuple[Groups, list[str]]:
     shown = max(on_each, key=lambda some: (any(run.history["data"] == "MNIST" for run in some), len(some)))
     others = [readable(run.history["name"]) for some in on_each if some is not shown for run in some]
     return figures.curves_of(shown), others
-
-
-# --- pictures of one run ----------------------------------------------------------------------------------------------
 
 
 @styled
@@ -252,15 +246,20 @@ def draw_filters(history: History, arrays: Arrays) -> Figure:
 
 
 def draw_images(images: np.ndarray, titles: list[str], columns: int, **colors: Any) -> Figure:
-    """A figure of (N, H, W) in rows of so many, with titles as far as there are any."""
-    rows = max(1, math.ceil(len(images) / columns))
-    figure = Figure((max(1.1 * columns, 5), 1.2 * rows + 0.8))
-    bare = {"xticks": [], "yticks": [], "frame_on": False}
-    grid = figure.subplots(rows, columns, squeeze=False, subplot_kw=bare).ravel()
-    for axes, image in zip(grid, images, strict=False):
-        axes.imshow(image, **colors)
-    for axes, title in zip(grid, titles, strict=False):
-        axes.set_title(title, loc="center", fontsize=figures.SMALL, pad=2)
+    """A figure of (N, H, W) in rows of so many, as one picture, with titles above as far as there are any."""
+    number, height, width = images.shape
+    rows, letters = max(1, math.ceil(number / columns)), max(map(len, titles), default=0)
+    above, beside = (12, max(7, 2 * letters - 20)) if titles else (1, 1)  # pixels of an image, room for its title
+    cells = np.full((rows * columns, above + height, width + beside), np.nan)
+    cells[:number, above:, :width] = images
+    picture = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2).reshape(rows * (above + height), -1)
+    figure = Figure((max(5, columns * (1 + beside / width)), rows * (1 + above / height) + 0.8))
+    axes = figure.subplots()
+    axes.imshow(np.ma.masked_invalid(picture), **colors)
+    axes.axis("off")
+    for position, title in enumerate(titles):
+        x, y = position % columns * (width + beside) + width / 2, position // columns * (above + height) + above - 2
+        axes.text(x, y, title, ha="center", fontsize=figures.SMALL)
     return figure
 
 
@@ -294,7 +293,7 @@ def redraw(argv: list[str] | None) -> int:
             history = read_history(path)
             runs[path.parent].append(Run(path, history, read_arrays(path.with_suffix(".npz"), history)))
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            warn(str(error), "error")
             status = 2
     if not any(runs.values()):
         found = f"{printable(folder.absolute())}: holds no result of a run"
@@ -303,11 +302,12 @@ def redraw(argv: list[str] | None) -> int:
         try:
             figure = draw()
             replace(folder / name, partial(save, figure, digest=digest))
-            print(printable(folder / name))
         except Exception as error:  # of matplotlib's, whose kinds are many
             problem = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-            print(f"error: {printable(folder / name)}: cannot be drawn: {printable(problem)[:200]}", file=sys.stderr)
+            warn(f"{printable(folder / name)}: cannot be drawn: {printable(problem)[:200]}", "error")
             status = status or 1
+        else:
+            print(printable(folder / name))
     return status
 
 

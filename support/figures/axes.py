@@ -17,7 +17,7 @@ from matplotlib.font_manager import get_font_names
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from support.run.history import History
+from support.run import History
 from support.terminal import printable
 
 # The first comes with matplotlib; a letter that it lacks is taken from the next font that is installed and has it.
@@ -42,7 +42,6 @@ STYLE: dict[str, Any] = {
 # Colours of Okabe and Ito, "Color Universal Design", 2008: told apart with every kind of colour vision. Line styles and
 # markers say the same again, for print without colour.
 TRAIN: dict[str, Any] = {"color": "#d55e00", "linestyle": "--", "marker": "s"}
-CLEAN: dict[str, Any] = {"color": "#56b4e9", "linestyle": "-.", "marker": "^"}
 TEST: dict[str, Any] = {"color": "#0072b2", "linestyle": "-", "marker": "o"}
 MODELS = {  # name in figures, colour, marker; in this order
     "lenet": ("LeNet-5", "#000000", "o"),
@@ -77,7 +76,8 @@ def save(figure: Figure, file: BinaryIO, digest: str | None = None) -> None:
 def readable(name: str) -> str:
     """A name as a figure can show it: in one line, not too long."""
     text = printable(name)
-    return text if len(text) <= 40 else f"{text[:39]}…"
+    most = 40 if text.isascii() else 20  # a Korean or Chinese letter is as wide as two
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def figure_name(model: str, augment: bool) -> str:
@@ -130,10 +130,7 @@ def make_curve(words: str, histories: list[History], metric: str, style: dict[st
 
 
 def draw_curves(panels: list[tuple[Axes, list[Curve]]], metric: str) -> None:
-    """Draw the mean of each curve's runs, in a band of one standard deviation if there are several.
-
-    All panels get one and the same y axis. metric: a name that ends in `accuracy` or `loss`.
-    """
+    """Draw the mean of each curve's runs, in a band of one standard deviation, in all panels on the same y axis."""
     values = np.concatenate([curve.values.ravel() for _, curves in panels for curve in curves])
     for axes, curves in panels:
         for curve in curves:
@@ -154,17 +151,15 @@ def epoch_axis(axes: Axes, epochs: int, start: float = 0.5) -> None:
 
 
 def log_axis(axes: Axes, values: np.ndarray, metric: str) -> None:
-    """Make y logarithmic around `values`. An accuracy is drawn by its error, upside down, and labelled as accuracy.
-
-    metric: a name that ends in `accuracy` or `loss`, or is written at the axis as it is.
-    """
+    """Make y logarithmic around `values`, named by the metric; an accuracy is drawn by its error, upside down."""
     margin = max(1.15, (values.max() / values.min()) ** 0.12)  # room for a label; some, too, where all are equal
     low, high = values.min() / margin, values.max() * margin
     axes.set_ylim(low, high)  # first: a logarithmic axis cannot find limits for values that are all equal
     axes.set_yscale("log")
     axes.yaxis.minorticks_off()
     steps = (1, 1.5, 2, 3, 4, 6, 8) if high / low < 20 else (1, 2, 5) if high / low < 3000 else (1,)
-    ticks = [tick for tick in LogLocator(subs=steps, numticks=9).tick_values(low, high) if low <= tick <= high]
+    locator = LogLocator(subs=steps, numticks=9) if high / low > 3 else MaxNLocator(5)
+    ticks = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]
     if metric.endswith("accuracy"):
         ticks = [tick for tick in ticks if 0.9 * ERROR_FLOOR < tick <= 1]
         axes.set_yticks(ticks, [f"{100 - 100 * tick:.8g}" if tick > 1.1 * ERROR_FLOOR else "100" for tick in ticks])

@@ -5,11 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from support.figures.axes import MODELS, figure_name, readable
-from support.run.history import RECIPE, SETTINGS, History, Run, epochs_done
-
-
-def held_out(history: History) -> str:
-    return "validation" if history.get("validation") else "test"
+from support.run import RECIPE, SETTINGS, History, Run, epochs_done, held_out
 
 
 def configuration(run: Run) -> tuple[str, bool]:
@@ -45,7 +41,7 @@ def group_by(runs: Iterable[Run], key: Callable[[Run], Any]) -> dict[Any, list[R
 
 
 def curves_of(runs: list[Run]) -> dict[str, list[History]]:
-    """The runs of each curve, by its label: model and augmentation, and what else the name of the run says.
+    """The runs of each curve, by its label: model and augmentation, and what else in its name not all runs have.
 
     They share all settings but the seed, as text: histories are edited by hand and come from other versions.
     """
@@ -54,8 +50,13 @@ def curves_of(runs: list[Run]) -> dict[str, list[History]]:
     values = {run.path: (end_of(run.history), *(str(run.history.get(name)) for name in shared)) for run in runs}
     for alike in group_by(in_order(runs), lambda run: values[run.path]).values():
         history = alike[0].history
-        name = re.sub(r"_seed\d+$", "", history["name"]).removeprefix(history["model"])
-        rest = name.removeprefix("_augment" * history["augment"]).strip("_-")
-        label = ", ".join(filter(None, [name_of(history), readable(rest)]))
+        others = [word for word in words_of(history) if any(word not in words_of(run.history) for run in runs)]
+        label = f"{name_of(history)}{', ' * bool(others)}{readable('_'.join(others))}"
         curves[label if label not in curves else f"{label}, {history['name']}"] = [run.history for run in alike]
     return curves
+
+
+def words_of(history: History) -> list[str]:
+    """Of its name, which says in what a run differs from the defaults, what model, augmentation and seed do not say."""
+    name = re.sub(r"_seed\d+$", "", history["name"]).removeprefix(history["model"])
+    return name.removeprefix("_augment" * history["augment"]).strip("_-").split("_")
