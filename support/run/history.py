@@ -37,7 +37,9 @@ METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "second
 LISTS = (*METRICS, "learning_rate", "threads", "processes")
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "matplotlib")  # whose versions a history names
 # What two runs must share to be the same training, and what a name says where it differs from the defaults.
-SETTINGS = ("model", "data", "augment", "epochs", "batch_size", "lr", "weight_decay", "classes", "seed")
+SETTINGS = (
+    *("model", "data", "augment", "epochs", "batch_size", "lr", "weight_decay", "validation", "classes", "seed"),
+)
 # The rest of the recipe: constants of the program that trained it.
 RECIPE = (
     "optimizer",
@@ -50,7 +52,7 @@ RECIPE = (
     "averaging",
     "bn_images",
 )
-NAMED = {"epochs": "epochs", "batch_size": "batch", "lr": "lr", "weight_decay": "decay", "classes": "classes"}
+NAMED = {"epochs": "epochs", "batch_size": "batch", "lr": "lr", "weight_decay": "decay", "validation": "validation"}
 ENDINGS = (".npz", ".json", ".png")  # of a result, in the order in which they are written: the picture comes last
 MAX_NAME = 200  # bytes; file systems take 255, of which endings need some
 MAX_DATA = 60  # bytes, of a name: what else stands in it may need 135
