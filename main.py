@@ -53,7 +53,8 @@ EPOCHS = 50
 BATCH_SIZE = 128
 LEARNING_RATE = 0.05  # the peak
 WEIGHT_DECAY = 5e-4
-MOMENTUM = 0.9  # Nesterov's
+MOMENTUM = 0.9
+NESTEROV = True
 WARMUP_STEPS = 150  # a third of an epoch of MNIST, in which the learning rate climbs from 0
 MAX_WARMUP = 0.2  # of all steps: so much of a short run, or of one on little data
 MAX_GRAD_NORM = 2.0  # gradients are clipped to this L2 norm; without it LeNet-5 diverges on small data sets
@@ -325,7 +326,7 @@ def make_training(settings: Settings, network: nn.Module, train_set: MNIST, test
     if type(network) is LeNet5:
         use_fast_layers(network)
     batches = distributed.Batches(train_set, settings.batch_size, settings.seed)
-    sgd = {"momentum": MOMENTUM, "nesterov": True, "weight_decay": settings.weight_decay, "fused": True}
+    sgd = {"momentum": MOMENTUM, "nesterov": NESTEROV, "weight_decay": settings.weight_decay, "fused": True}
     optimizer = torch.optim.SGD(network.parameters(), settings.lr, **sgd)
     steps = len(batches) * settings.epochs
     scheduler = LambdaLR(optimizer, lambda step: learning_rate(step + 0.5, steps))  # at the middle of each step
@@ -369,7 +370,7 @@ def new_history(
     data = "MNIST" if sha256 == MNIST_SHA256 else source.folder.resolve().name
     told = {"data": data, "classes": classes}
     scalars: History = {name: told.get(name, getattr(settings, name, None)) for name in history.SETTINGS}
-    scalars |= {"optimizer": "SGD", "momentum": MOMENTUM, "nesterov": True, "max_grad_norm": MAX_GRAD_NORM}
+    scalars |= {"optimizer": "SGD", "momentum": MOMENTUM, "nesterov": NESTEROV, "max_grad_norm": MAX_GRAD_NORM}
     scalars |= {"warmup_steps": WARMUP_STEPS, "max_warmup": MAX_WARMUP, "decay": DECAY}
     scalars |= {"averaging": AVERAGING, "bn_images": BN_IMAGES, "mean": MEAN, "std": STD, "padding": PADDING}
     if settings.augment:
