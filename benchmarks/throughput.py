@@ -51,7 +51,7 @@ main.train = timed
 main.main(sys.argv[1:])
 print(seconds)
 """
-LAUNCHED = "import support.compute.cuda_graphs as graphs; graphs.LAUNCHED = float('inf')  # never capture a graph"
+LAUNCHED = "import support.compute.cuda_graphs as graphs; graphs.LAUNCHED += 10**9  # steps before the capture"
 DECODE = """
 import sys, time
 from dataset import MNIST
@@ -178,6 +178,8 @@ def benchmark() -> None:
     parser.add_argument("--data-dir", type=resolved, default=ROOT / "data", help="of train.tar.gz and test.tar.gz")
     parser.add_argument("--json", type=Path, help="file for what was measured")
     arguments = parser.parse_args()
+    if arguments.epochs < 2:
+        parser.error(f"--epochs {arguments.epochs}: expected at least 2, since the first one warms up")
     gpu = {"gpu": torch.cuda.get_device_name()} if arguments.device == "cuda" else {}
     setting = gpu | {"threads": torch.get_num_threads(), "torch": torch.__version__, "rounds": arguments.rounds}
     rows = [row for part in arguments.parts for row in parts[part](arguments)]
