@@ -94,15 +94,13 @@ ROWS = {
 for rate in (0.1, 0.2, 0.4, 0.8):
     what = f"rate {rate}, first 5 epochs"
     ROWS[f"rate-{rate}"] = Row(what, settings={"lr": rate}, networks=LENETS, trained=5, against="start")
-for size, rate, clipped in product((128, 256), (0.05, 0.1), (True, False)):  # on little data
-    ROWS[f"little-{size}-{rate}" + ("" if clipped else "-no-clip")] = Row(
-        f"batches of {size}, rate {rate}" + ("" if clipped else ", no clipping"),
-        NOTHING if clipped else {"MAX_GRAD_NORM": math.inf},
-        {"batch_size": size, "lr": rate},
-        networks=("lenet", "mlp"),
-        epochs=10,
-        images=1_500,
-        against=None if (size, rate, clipped) == (128, 0.05, True) else "little-128-0.05",  # the recipe's
+LITTLE = "little-128-0.05"  # the recipe, on little data
+for size, rate in product((128, 256), (0.05, 0.1)):
+    name, settings = f"little-{size}-{rate}", {"batch_size": size, "lr": rate}
+    row = Row(f"batches of {size}, rate {rate}", settings=settings, networks=("lenet", "mlp"), epochs=10, images=1_500)
+    ROWS[name] = row._replace(against=None if name == LITTLE else LITTLE)
+    ROWS[f"{name}-no-clip"] = row._replace(
+        what=f"{row.what}, no clipping", constants={"MAX_GRAD_NORM": math.inf}, against=name
     )
 
 
@@ -204,6 +202,8 @@ def measured(runs: dict[int, dict[str, Any]]) -> list[str]:
 def difference(runs: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]], key: str) -> str:
     """Mean difference over the seeds that both have, after the last epoch that both have, and its standard error."""
     pairs = [(runs[seed][key], others[seed][key]) for seed in runs.keys() & others.keys()]
+    if len(pairs) < 2:
+        return ""
     scale, digits = (100, 2) if key == "accuracy" else (1, 4)
     last = min(len(values) for pair in pairs for values in pair) - 1
     values = [scale * (one[last] - other[last]) for one, other in pairs]
