@@ -151,16 +151,17 @@ def measure_processes(arguments: argparse.Namespace) -> list[dict]:
     return compare(" ".join(words), ways, arguments.rounds)
 
 
-def table(rows: list[dict]) -> str:
-    """Rows as a Markdown table; a row need not have every column."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+def report(measured: dict) -> str:
+    """The setting in a line, and the rows as a Markdown table; a row need not have every column."""
+    setting = ", ".join(f"{key} {value}" for key, value in measured["setting"].items())
+    columns = list(dict.fromkeys(key for row in measured["rows"] for key in row))
     cells = [columns, ["---"] * len(columns)]
-    cells += [[printed(row.get(column, "")) for column in columns] for row in rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
+    cells += [[printed(row.get(column, "")) for column in columns] for row in measured["rows"]]
+    return f"{setting}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def printed(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:,.3g}"
+    return f"{value:,.3g}" if isinstance(value, float) else f"{value}"
 
 
 def resolved(path: str) -> Path:
@@ -181,11 +182,12 @@ def benchmark() -> None:
     if arguments.epochs < 2:
         parser.error(f"--epochs {arguments.epochs}: expected at least 2, since the first one warms up")
     gpu = {"gpu": torch.cuda.get_device_name()} if arguments.device == "cuda" else {}
-    setting = gpu | {"threads": torch.get_num_threads(), "torch": torch.__version__, "rounds": arguments.rounds}
-    rows = [row for part in arguments.parts for row in parts[part](arguments)]
-    print(f"{', '.join(f'{key} {value}' for key, value in setting.items())}\n\n{table(rows)}")
+    setting = gpu | {"torch": torch.__version__, "threads": torch.get_num_threads(), "rounds": arguments.rounds}
+    setting |= {"epochs": arguments.epochs}
+    measured = {"setting": setting, "rows": [row for part in arguments.parts for row in parts[part](arguments)]}
+    print(report(measured))
     if arguments.json:
-        arguments.json.write_text(json.dumps({"setting": setting, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
