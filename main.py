@@ -34,17 +34,11 @@ from tqdm import tqdm
 
 import plot
 from dataset import MEAN, MIN_CROP, MNIST, MNIST_SHA256, PADDING, ROTATION, STD, TRANSLATION, draw_affine, warp
-from model import MODELS, CustomMLP, LeNet5, count_parameters
-from support.compute import distributed
-from support.compute.cuda_graphs import GraphedStep, graphed
-from support.compute.fast_layers import use_fast_layers
-from support.compute.layer_table import check_logits, describe
+from model import MODELS, count_parameters
+from support.compute import GraphedStep, check_logits, describe, distributed, fast_layers_in, graphed
 from support.data.data_warnings import doubts
-from support.data.find import Source, find_data
-from support.run import checkpoint, history, result
-from support.run.callback import Callback
-from support.run.checkpoint import RunFiles, State
-from support.run.history import History, epochs_done
+from support.data.find import find_data
+from support.run import Callback, History, checkpoint, history, result
 from support.seeds import DRAWS, WEIGHTS, seed_of
 from support.terminal import Parser, UserError, printable, run_command, warn
 
@@ -57,22 +51,18 @@ MOMENTUM = 0.9
 NESTEROV = True
 WARMUP_STEPS = 150  # a third of an epoch of MNIST, in which the learning rate climbs from 0
 MAX_WARMUP = 0.2  # of all steps: so much of a short run, or of one on little data
-MAX_GRAD_NORM = 2.0  # gradients are clipped to this L2 norm; without it LeNet-5 diverges on small data sets
 DECAY = 0.2  # of all steps, the last, in which the learning rate falls to 0
+MAX_GRAD_NORM = 2.0  # gradients are clipped to this L2 norm; without it LeNet-5 diverges on small data sets
 AVERAGING = 4  # what is tested and kept is an average of the weights, see `update_average`
 BN_IMAGES = 10_000  # training images that batch normalization's statistics are measured on: more change nothing
 AUGMENT = (0.0, 1.0)  # each image at its own strength: some nearly as they are, as test images are
 
-CLASSES = 10  # of MNIST; a network need know of them only where there are more or fewer
 TEST_BATCH = 1000  # only a matter of speed and memory: what is measured does not depend on it
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is told: the options of the command line, explained by `python main.py --help`.
-
-    What differs from the defaults names the run, and the history holds it. Raises UserError where a value is no use.
-    """
+    """What a run is told: the options of the command line. What differs from the defaults names the run."""
 
     model: str
     augment: bool = False
@@ -92,35 +82,9 @@ class Settings:
     restart: bool = False
 
     def __post_init__(self) -> None:
-        if self.model not in MODELS:
-            raise UserError(f"--model {printable(self.model)}: expected one of {', '.join(MODELS)}")
-        for field, (kind, low, high) in LIMITS.items():
-            value = getattr(self, field)
-            if value is not None and not (low <= value <= high and kind(value) == value):
-                option = f"--{field.replace('_', '-')} {value}"
-                raise UserError(f"{option}: expected {LIMITED[kind]} from {low:,} to {high:,}")
-            object.__setattr__(self, field, value if value is None else kind(value))  # of numpy's, say: Python's own
-        for field in ("model", "name"):
-            value = getattr(self, field)
-            if value is not None and not history.is_name(value):
-                raise UserError(
-                    f"--{field} {printable(value)}: cannot name the files of a run; expected at most 100 letters, "
-                    "digits, dots, underlines and hyphens, and no name of another file there"
-                )
-        if self.resume and self.restart:
-            raise UserError("--resume goes on with a run and --restart throws it away: expected one of them")
+        history.check_settings(self, MODELS)
 
 
-LIMITS: dict[str, tuple[type, float, float]] = {
-    "epochs": (int, 1, 10**6),
-    "batch_size": (int, 1, 10**6),
-    "lr": (float, 1e-12, 1e38),  # float32 ends there
-    "weight_decay": (float, 0, 1e38),
-    "validation": (int, 0, 10**6),
-    "seed": (int, 0, 2**63 - 1),
-    "threads": (int, 1, 1024),
-}
-LIMITED = {int: "a whole number", float: "a number"}
 DEFAULTS = {field.name: field.default for field in fields(Settings)}
 
 
@@ -137,8 +101,8 @@ def train(
     """Train one epoch; return the mean loss (nats) and the accuracy, measured while the weights change.
 
     batches: images (B, 1, 32, 32) and labels (B,), as a DataLoader gives them, on the network's device. average: moves
-    towards `network` at every step, see `update_average`; its buffers stay, so of a network with batch normalization
-    it needs `recalibrate_batch_norm` before it is tested. scheduler: stepped once a batch.
+    towards `network` at every step, see `update_average`; of a network with batch normalization it needs
+    `recalibrate_batch_norm` before it is tested. scheduler: stepped once a batch.
     """
     network.train()
     losses: list[Tensor] = []
@@ -169,10 +133,11 @@ def train_step(network: nn.Module, optimizer: Optimizer, images: Tensor, labels:
 def test(network: nn.Module, data: Dataset | Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
     """Mean loss (nats) and accuracy in evaluation mode.
 
-    data: a data set of images and labels, of which each of several processes takes a share, or batches as `train`
-    takes them. An average that `train` has moved needs `recalibrate_batch_norm` first, if it has batch normalization.
+    data: batches as `train` takes them, or a data set of images and labels, of which each of several processes takes a
+    share. An average that `train` has moved needs `recalibrate_batch_norm` first, if it has batch normalization.
     """
-    logits, labels = predict(network, test_batches(data) if isinstance(data, Dataset) else data)
+    batches = in_order(data, distributed.shard(len(data))) if isinstance(data, Dataset) else data  # type: ignore[arg-type]
+    logits, labels = predict(network, batches)
     loss = F.cross_entropy(logits, labels, reduction="sum")
     return distributed.all_reduce_mean([loss], [(logits.argmax(1) == labels).sum()], len(labels))
 
@@ -180,22 +145,19 @@ def test(network: nn.Module, data: Dataset | Iterable[tuple[Tensor, Tensor]]) ->
 @torch.no_grad()
 def predict(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Logits (N, classes) in evaluation mode, and the labels (N,)."""
-    network.eval()
-    answers = [(network(images), labels) for images, labels in batches]
-    return torch.cat([logits for logits, _ in answers]), torch.cat([labels for _, labels in answers])
+    with fast_layers_in(network.eval()):
+        logits, labels = zip(*((network(images), labels) for images, labels in batches), strict=True)
+    return torch.cat(logits), torch.cat(labels).to(logits[0].device)
 
 
-def test_batches(dataset: Dataset) -> Iterable[tuple[Tensor, Tensor]]:
-    """This process's share of the data set, in order."""
-    share = distributed.shard(len(dataset))  # type: ignore[arg-type]
-    if isinstance(dataset, MNIST):  # which makes batches itself
-        return (dataset[indices] for indices in split_range(share))
-    return DataLoader(Subset(dataset, share), TEST_BATCH)
-
-
-def split_range(indices: range) -> list[range]:
-    """The indices in batches of TEST_BATCH, in their order."""
-    return [indices[start : start + TEST_BATCH] for start in range(0, len(indices), TEST_BATCH)]
+def in_order(dataset: Dataset, indices: range) -> Iterable[tuple[Tensor, Tensor]]:
+    """These images in their order, in batches of TEST_BATCH."""
+    if not isinstance(dataset, MNIST):
+        return DataLoader(Subset(dataset, indices), TEST_BATCH)
+    starts = range(
+        0, max(1, len(indices) - 1), TEST_BATCH
+    )  # one that is left over has no variance: no batch of its own
+    return (dataset[indices[a:b]] for a, b in zip(starts, [*starts[1:], len(indices)], strict=True))
 
 
 # --- what is unusual about the recipe ---------------------------------------------------------------------------------
@@ -227,14 +189,14 @@ def recalibrate_batch_norm(average: nn.Module, network: nn.Module, dataset: MNIS
 
     Averaged weights need statistics of their own (Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
     Generalization", 2018), and those that ran along in training are of augmented images, which test images are not.
-    They are measured on the first images of `dataset`; of several processes, each takes its share of the batches.
+    They are measured on the first images of `dataset`, of which each of several processes takes a share.
     """
     for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(buffer)
-    batches = split_range(range(min(BN_IMAGES, len(dataset))))
-    mine = [batches[number] for number in distributed.shard(len(batches))]
-    update_bn((dataset[indices][0] for indices in mine), average)
-    distributed.average_buffers(average, len(mine) / len(batches))
+    images = min(BN_IMAGES, len(dataset))
+    mine = distributed.shard(images)
+    update_bn(in_order(dataset, mine), average)
+    distributed.average_buffers(average, len(mine) / images)
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------
@@ -252,10 +214,6 @@ class Training(NamedTuple):
     batches: distributed.Batches
     test_set: MNIST
 
-    def saved(self) -> dict[str, Any]:
-        """What a checkpoint holds, by its names there."""
-        return {name: getattr(self, name) for name in ("network", "average", "optimizer", "scheduler")}
-
 
 def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa: B008 - it holds nothing
     """Train and test one network, and keep its result; returns the history.
@@ -266,73 +224,82 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
         torch.set_num_threads(settings.threads)
     device = distributed.choose_device(settings.device)
     with distributed.process_group(device), ExitStack() as stack:
-        train_set, test_set, source = distributed.main_goes_first(lambda: load_data(settings, device))
+        train_set, test_set, data, found = distributed.main_decides(lambda: load_data(settings))
+        train_set.to(device), test_set.to(device)
         torch.manual_seed(seed_of(WEIGHTS, settings.seed))
-        classes = 1 + max(int(train_set.labels.max()), int(test_set.labels.max()), 1)
-        network = build_network(settings.model, classes)
-        layers = describe(network)
-        check_logits(network, classes)
+        network, shape = build_network(settings.model, data["classes"]), train_set[0][0].shape
+        layers = describe(network, shape)
+        check_logits(network, shape, data["classes"])
         distributed.check_batch_size(settings.batch_size, len(train_set), network)
-        record = new_history(settings, network, classes, train_set, test_set, source)
-        files, state = distributed.main_decides(lambda: open_run(stack, settings, record))
+        record = new_history(settings, callback, data, network, distributed.device_name(device))
+        files = checkpoint.RunFiles(record["name"], Path(settings.output_dir), Path(settings.checkpoint_dir))
         training = make_training(settings, network.to(device), train_set, test_set)
+        state = distributed.main_decides(
+            lambda: checkpoint.open_run(stack, files, record, settings.resume, settings.restart)
+        )
+        if state and state["finished"]:
+            print(f"{files.name} is finished")
+            return state["history"]
         if state:
-            checkpoint.restore(state, files.checkpoint, training.saved())
+            checkpoint.restore(state, files.checkpoint, training._asdict())
             record = history.resumed(state["history"], record)
-        introduce(record, layers, training, source)
+        if distributed.is_main():
+            introduce(record, layers, training, found)
+            stack.enter_context(checkpoint.saying_how_to_resume(files, record))
         if not state:
-            record |= history.plain(callback.on_train_begin(training.network, training.average, train_set))
-        for epoch in range(epochs_done(record) + 1, settings.epochs + 1):
+            record |= history.measured(record, callback.on_train_begin(training.network, training.average, train_set))
+        for epoch in range(history.epochs_done(record) + 1, settings.epochs + 1):
             metrics = train_and_test(training, epoch, settings)
-            metrics |= callback.on_epoch_end(training.network, training.average, train_set)
-            history.add_epoch(record, metrics)
+            history.add_epoch(record, metrics, callback.on_epoch_end(training.network, training.average, train_set))
             if distributed.is_main():
-                checkpoint.save_checkpoint(files, training.saved(), record)
+                checkpoint.save_checkpoint(files, training._asdict(), record)
                 print(history.epoch_line(record))
             if callback.stop:
                 break
-        record |= history.plain(callback.on_train_end(training.average, test_set))
+        record |= history.measured(record, callback.on_train_end(training.average, test_set))
         record = history.with_digest(record)
         if distributed.is_main():
             finish(files, training, record, callback.pictures)
-        distributed.barrier()  # nobody leaves while the main process still writes
     return record
 
 
-def load_data(settings: Settings, device: torch.device) -> tuple[MNIST, MNIST, Source]:
-    """Training and test set on the device, and where they come from. Raises UserError.
+def load_data(settings: Settings) -> tuple[MNIST, MNIST, History, str]:
+    """Training and test set, what a history says of them, and where they were found.
 
-    For validation the last training images are held out in place of the test set, which is not read.
+    For validation the last training images take the place of the test set, which is not read. The data are called
+    MNIST, if they are, whatever their archive is called; else by the name of their folder.
     """
-    source = find_data(settings.data_dir)
-    train_set = MNIST(source.train).to(device)
-    if not settings.validation:
-        return train_set, MNIST(source.test).to(device), source
-    if settings.validation >= len(train_set):
-        raise UserError(
-            f"--validation {settings.validation}: expected less than the {len(train_set):,} training images"
-        )
-    return *train_set.split(settings.validation), source
+    source, held_out = find_data(settings.data_dir), settings.validation
+    train_set = MNIST(source.train)
+    read = {"train": train_set.sha256()}
+    if held_out >= len(train_set):
+        raise UserError(f"--validation {held_out}: expected less than the {len(train_set):,} training images")
+    if held_out:
+        train_set, test_set = train_set.split(held_out)
+    else:
+        test_set = MNIST(source.test)
+        read["test"] = test_set.sha256()
+    data: History = {"data": "MNIST" if read.items() <= MNIST_SHA256.items() else source.folder.resolve().name}
+    data |= {"classes": max(len(train_set.classes), len(test_set.classes))}
+    data |= {"train_images": len(train_set), "test_images": len(test_set)}
+    data |= {"train_sha256": train_set.sha256(), "test_sha256": test_set.sha256()}
+    return train_set, test_set, data, source.found
 
 
 def build_network(model: str, classes: int) -> nn.Module:
-    """A network of MODELS. It is told of the classes where there are not ten, if it takes them."""
-    takes = classes != CLASSES and "classes" in inspect.signature(MODELS[model]).parameters
-    return MODELS[model](classes=classes) if takes else MODELS[model]()
+    """A network of MODELS, which is told of the classes where there are not ten, if it takes them."""
+    tell = classes != 10 and "classes" in inspect.signature(MODELS[model]).parameters
+    return MODELS[model](classes=classes) if tell else MODELS[model]()
 
 
 def make_training(settings: Settings, network: nn.Module, train_set: MNIST, test_set: MNIST) -> Training:
     """The recipe put together, for a network that has its initial weights and lies where the data are."""
-    if type(network) is LeNet5:
-        use_fast_layers(network)
     batches = distributed.Batches(train_set, settings.batch_size, settings.seed)
-    sgd = {"momentum": MOMENTUM, "nesterov": NESTEROV, "weight_decay": settings.weight_decay, "fused": True}
-    optimizer = torch.optim.SGD(network.parameters(), settings.lr, **sgd)
+    sgd: dict[str, Any] = {"momentum": MOMENTUM, "nesterov": NESTEROV, "fused": True}
+    optimizer = torch.optim.SGD(network.parameters(), settings.lr, weight_decay=settings.weight_decay, **sgd)
     steps = len(batches) * settings.epochs
     scheduler = LambdaLR(optimizer, lambda step: learning_rate(step + 0.5, steps))  # at the middle of each step
-    average, wrapped = copy.deepcopy(network), distributed.wrap(network, batches)
-    if type(wrapped) in (LeNet5, CustomMLP):  # not a network of your own, which may do anything
-        wrapped = GraphedStep(wrapped)
+    average, wrapped = copy.deepcopy(network), GraphedStep(distributed.wrap(network, batches))
     distributed.keep_freed_memory()
     return Training(network, wrapped, average, optimizer, scheduler, train_set, batches, test_set)
 
@@ -345,132 +312,71 @@ def train_and_test(training: Training, epoch: int, settings: Settings) -> dict[s
     torch.manual_seed(seed_of(DRAWS, settings.seed, epoch, distributed.rank()))
     batches.epoch = epoch
     train_set.augment = AUGMENT if settings.augment else False
-    train_loss, train_accuracy = train(wrapped, average, batches, optimizer, scheduler)
-    train_set.augment = False
-    recalibrate_batch_norm(average, network, train_set)
+    with fast_layers_in(network, average):
+        train_loss, train_accuracy = train(wrapped, average, batches, optimizer, scheduler)
+        train_set.augment = False
+        recalibrate_batch_norm(average, network, train_set)
     test_loss, test_accuracy = test(average, test_set)
     if not math.isfinite(train_loss + test_loss):
         raise UserError(
-            f"the loss is no longer finite: epoch {epoch}, peak learning rate {settings.lr:g}, "
-            f"weight decay {settings.weight_decay:g}\ntry lower ones; the epochs before this one are kept"
+            f"the loss is no longer finite in epoch {epoch}: peak learning rate {settings.lr:g}, weight decay "
+            f"{settings.weight_decay:g}\ntry a lower --lr or --weight-decay; the epochs before this one are kept"
         )
     measured = (train_loss, train_accuracy, test_loss, test_accuracy, time.perf_counter() - started)
     used = (float(rate), torch.get_num_threads(), distributed.world_size())
     return dict(zip(history.LISTS, measured + used, strict=True))
 
 
-def new_history(
-    settings: Settings, network: nn.Module, classes: int, train_set: MNIST, test_set: MNIST, source: Source
-) -> History:
-    """The history of the run before its first epoch: settings, recipe, data, device.
-
-    The data are called MNIST, if they are, whatever their archive is called; else by the name of their folder.
-    """
-    sha256 = {"train": train_set.sha256(), "test": test_set.sha256()}
-    data = "MNIST" if sha256 == MNIST_SHA256 else source.folder.resolve().name
-    told = {"data": data, "classes": classes}
-    scalars: History = {name: told.get(name, getattr(settings, name, None)) for name in history.SETTINGS}
-    scalars |= {"optimizer": "SGD", "momentum": MOMENTUM, "nesterov": NESTEROV, "max_grad_norm": MAX_GRAD_NORM}
-    scalars |= {"warmup_steps": WARMUP_STEPS, "max_warmup": MAX_WARMUP, "decay": DECAY}
-    scalars |= {"averaging": AVERAGING, "bn_images": BN_IMAGES, "mean": MEAN, "std": STD, "padding": PADDING}
+def new_history(settings: Settings, callback: Callback, data: History, network: nn.Module, device: str) -> History:
+    """The history of the run before its first epoch: settings, recipe, network, data, device."""
+    recipe: History = {"optimizer": "SGD", "momentum": MOMENTUM, "nesterov": NESTEROV, "max_grad_norm": MAX_GRAD_NORM}
+    recipe |= {"warmup_steps": WARMUP_STEPS, "max_warmup": MAX_WARMUP, "decay": DECAY}
+    recipe |= {"averaging": AVERAGING, "bn_images": BN_IMAGES, "mean": MEAN, "std": STD, "padding": PADDING}
     if settings.augment:
-        scalars |= {"rotation": ROTATION, "translation": TRANSLATION, "min_crop": MIN_CROP}
-        scalars |= dict(zip(("augment_strength_min", "augment_strength_max"), AUGMENT, strict=True))
-    scalars |= {"parameters": count_parameters(network), "train_images": len(train_set), "test_images": len(test_set)}
-    scalars |= {f"{split}_sha256": digest for split, digest in sha256.items()}
-    name = settings.name or history.run_name(scalars, DEFAULTS)
-    return history.new_history(name=name, **scalars, device=distributed.device_name(train_set.images.device))
-
-
-def open_run(stack: ExitStack, settings: Settings, record: History) -> tuple[RunFiles, State | None]:
-    """Hold the run's name, and read what --resume goes on from. Raises UserError where something would be lost."""
-    files = RunFiles(record["name"], Path(settings.output_dir), Path(settings.checkpoint_dir))
-    checkpoint.acquire(stack, files)
-    if settings.resume and checkpoint.is_unfinished(files.checkpoint):
-        return files, checkpoint.state_to_resume(files, record, learning_rate)
-    if not settings.restart:
-        checkpoint.check_nothing_is_lost(files, record)
-    return files, None
+        recipe |= {"rotation": ROTATION, "translation": TRANSLATION, "min_crop": MIN_CROP}
+        recipe |= {"augment_strength_min": AUGMENT[0], "augment_strength_max": AUGMENT[1]}
+    recipe |= {"parameters": count_parameters(network), "network_sha256": checkpoint.network_sha256(network)}
+    recipe |= {"callback": type(callback).__name__ if type(callback) is not Callback else "none"}
+    return history.new_history(vars(settings) | data, DEFAULTS, recipe, device)
 
 
 # --- what it prints and keeps -----------------------------------------------------------------------------------------
 
 
-def introduce(record: History, layers: str, training: Training, source: Source) -> None:
+def introduce(record: History, layers: str, training: Training, found: str) -> None:
     """Say what is about to be trained, on what, and what looks wrong about it."""
-    if not distributed.is_main():
-        return
-    train_set, test_set, threads = training.train_set, training.test_set, torch.get_num_threads()
-    held_out = "validation" if record["validation"] else "test"
-    print(f"{len(train_set):,} training and {len(test_set):,} {held_out} images: {printable(source.found)}")
-    print(
-        f"{record['name']}: {record['device']}, {distributed.world_size()} x {threads} threads, seed {record['seed']}"
-    )
-    print(layers)
-    if epochs_done(record):
-        print(f"going on behind epoch {epochs_done(record)} of {record['epochs']}")
-    for warning in doubts(source.why_sample, train_set, test_set):
+    images = f"{record['train_images']:,} training and {record['test_images']:,} {history.held_out(record)} images"
+    threads = f"{distributed.world_size()} x {torch.get_num_threads()} threads"
+    print(f"{images}: {printable(found)}")
+    print(f"{record['name']}: {record['device']}, {threads}, seed {record['seed']}\n{layers}")
+    if done := history.epochs_done(record):
+        print(f"going on behind epoch {done} of {record['epochs']}")
+    for warning in doubts(None, training.train_set, training.test_set):
         warn(warning)
 
 
-def finish(files: RunFiles, training: Training, record: History, pictures: bool) -> None:
+def finish(files: checkpoint.RunFiles, training: Training, record: History, pictures: bool) -> None:
     """Write weights, arrays, history and picture; then mark the checkpoint as finished."""
     train_set, test_set = training.train_set, training.test_set
-    whole = (test_set[indices] for indices in split_range(range(len(test_set))))
-    arrays = result.answers(*predict(training.average, whole))
+    arrays = result.answers(*predict(training.average, in_order(test_set, range(len(test_set)))))
     if pictures:
         arrays |= result.pictures(training.average, test_set.images, arrays)
         if record["augment"]:
             torch.manual_seed(seed_of(DRAWS, record["seed"]))
-            arrays |= result.draws(train_set, lambda images: warp(images, draw_affine(len(images))))
+            arrays |= result.draws(train_set, record["classes"], lambda images: warp(images, draw_affine(len(images))))
     checkpoint.save_result(files, training.average, record, arrays)
     drawn = pictures and result.save_picture(
         files, lambda file: plot.save(plot.draw_run(record), file, record["digest"])
     )
-    checkpoint.save_checkpoint(files, training.saved(), record)
-    print(history.summary(record) + (f"\nplot                   {printable(files.result('.png'))}" if drawn else ""))
+    checkpoint.save_checkpoint(files, training._asdict(), record)
+    print(history.summary(record) + (f"\nplot  {printable(files.result('.png'))}" if drawn else ""))
 
 
-# --- the command line -------------------------------------------------------------------------------------------------
-
-
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = Parser(description="Train a network on MNIST; print loss and accuracy for train and test, epoch by epoch.")
-    add = parser.add_argument
-    add("--model", choices=MODELS, help="the network")
-    add("--augment", action="store_true", help="rotate, translate and crop the training images")
-    add("--epochs", type=int, default=EPOCHS, help=f"passes over the training set ({EPOCHS})")
-    add("--batch-size", type=int, default=BATCH_SIZE, help=f"of all processes ({BATCH_SIZE})")
-    add("--lr", type=float, default=LEARNING_RATE, help=f"the peak learning rate ({LEARNING_RATE})")
-    add("--weight-decay", type=float, default=WEIGHT_DECAY, help=f"L2 penalty of SGD ({WEIGHT_DECAY})")
-    add("--validation", type=int, metavar="N", default=0, help="test on the last N training images instead (0)")
-    add("--seed", type=int, default=0, help="of initial weights, order and augmentation (0)")
-    add("--threads", type=int, help="of the CPU (all its cores)")
-    add("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="auto: the first that is there")
-    add("--data-dir", help="folder of the data (data, beside this program: MNIST)")
-    add("--output-dir", default="result_plot", help="folder for histories and plots (result_plot)")
-    add("--checkpoint-dir", default="checkpoints", help="folder for checkpoints and weights (checkpoints)")
-    add("--name", help="of the run and its files (the model and what differs from the defaults)")
-    add("--resume", action="store_true", help="go on with what is unfinished, start what is not there")
-    add("--restart", action="store_true", help="throw away what there is of this name")
-    add("--test-only", action="store_true", help="only print loss and accuracy of --weights on the test set")
-    add("--weights", metavar="FILE", help="weights of a finished run, for --test-only")
-    if argv is None and not hasattr(sys.modules["__main__"], "__file__"):
-        parser.error('main() finds the words of a notebook here: hand it a list, as in main(["--model", "lenet"])')
-    arguments = parser.parse_args(argv)
-    if arguments.test_only != (arguments.weights is not None):
-        parser.error("--test-only and --weights FILE belong together")
-    if not arguments.test_only and arguments.model is None:
-        parser.error(f"--model: expected one of {', '.join(MODELS)}")
-    return arguments
-
-
-def restore_network(state: State, path: Path) -> nn.Module:
+def restore_network(state: checkpoint.State, path: Path) -> nn.Module:
     """The network of `checkpoint.read_weights(path)`, in evaluation mode. Raises UserError."""
     if state["model"] not in MODELS:
-        raise UserError(
-            f"{printable(path)}: holds weights of {printable(state['model'])}; known are {', '.join(MODELS)}"
-        )
+        model = printable(state["model"])
+        raise UserError(f"{printable(path)}: holds weights of {model}; known are {', '.join(MODELS)}")
     network = build_network(state["model"], state["classes"])
     checkpoint.restore(state, path, {"network": network})
     return network.eval()
@@ -483,6 +389,41 @@ def test_only(weights: Path, data_dir: str | None, device: torch.device) -> None
     loss, accuracy = test(restore_network(state, weights).to(device), test_set)
     print(f"{printable(state['name'])} on {len(test_set):,} test images, {printable(source.found)}")
     print(f"test loss {loss:.4f}  test accuracy {accuracy:.2%}")
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The fields of Settings, test_only and weights."""
+    parser = Parser(description="Train a network on MNIST; print loss and accuracy for train and test, epoch by epoch.")
+    add = parser.add_argument
+    add("--model", choices=MODELS, help="the network")
+    add("--augment", action="store_true", help="rotate, translate and crop the training images")
+    add("--epochs", type=int, default=EPOCHS, help=f"passes over the training set ({EPOCHS})")
+    add("--batch-size", type=int, default=BATCH_SIZE, help=f"of all processes ({BATCH_SIZE})")
+    add("--lr", type=float, default=LEARNING_RATE, help=f"the peak learning rate ({LEARNING_RATE})")
+    add("--weight-decay", type=float, default=WEIGHT_DECAY, help=f"L2 penalty of SGD ({WEIGHT_DECAY})")
+    add("--validation", type=int, default=0, metavar="N", help="hold out the last N training images, to test on (0)")
+    add("--seed", type=int, default=0, help="of initial weights, order and augmentation (0)")
+    add("--threads", type=int, help="of the CPU (all its cores)")
+    add("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="auto: the first that is there")
+    add("--data-dir", help="folder of the data (data, beside this program: MNIST)")
+    add("--output-dir", default="result_plot", help="folder for histories and plots (result_plot)")
+    add("--checkpoint-dir", default="checkpoints", help="folder for checkpoints and weights (checkpoints)")
+    add("--name", help="of the run and its files (the model and what differs from the defaults)")
+    add("--resume", action="store_true", help="go on with what is unfinished, start what is not there")
+    add("--restart", action="store_true", help="throw away what there is of this name")
+    add("--test-only", action="store_true", help="only print loss and accuracy of --weights on the test set")
+    add("--weights", metavar="FILE", help="weights of a finished run, for --test-only")
+    if argv is None and not hasattr(sys.modules["__main__"], "__file__"):
+        parser.error('main() finds the words of a notebook: give it a list, main(["--model", "lenet"]), or call run()')
+    arguments = parser.parse_args(argv)
+    if arguments.test_only != (arguments.weights is not None):
+        parser.error("--test-only and --weights FILE belong together")
+    if not arguments.test_only and arguments.model is None:
+        parser.error(f"--model: expected one of {', '.join(MODELS)}")
+    return arguments
 
 
 def main(argv: list[str] | None = None, callback: Callback = Callback()) -> None:  # noqa: B008

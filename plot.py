@@ -33,8 +33,8 @@ from support.figures.groups import (
     test_set,
 )
 from support.files import replace
-from support.run.history import History, Run, epochs_done, mistakes, read_runs, shorten
-from support.terminal import Parser, UserError, print_error, printable, run_command, say
+from support.run.history import History, Run, epochs_done, mistakes, read_runs
+from support.terminal import Parser, UserError, printable, run_command
 
 Arrays = dict[str, np.ndarray]
 
