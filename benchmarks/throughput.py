@@ -8,11 +8,11 @@ Each measurement is a process of its own, started as a user starts it. What is c
 printed are the medians over the rounds, and the median of the ratios of the pairs, which need not be the ratio of the
 medians. The threads are those of OMP_NUM_THREADS, else one for each core.
 
-epochs     to_first_epoch_s: from the command to the line of its first epoch; epoch_s: a later epoch, train and test;
-           step_ms: a later epoch's training over its steps; command_s: from the command to its end.
+epochs     to_first_epoch_s: from the command to the line of its first epoch; command_s: to its end; cpu_s: CPU time of
+           all that; epoch_s: a later epoch, train and test; step_ms: the last epoch's training over its steps.
            Ours and usual.py, or --against another checkout of this project; on a GPU with each step as one CUDA graph
            (support/compute/cuda_graphs.py) and launched kernel by kernel
-decode     seconds of CPU time to decode both splits
+decode     cpu_s: of decoding both splits alone
 processes  an epoch of one process and of two that torchrun starts and that share each batch, a thread each
 """
 
@@ -25,7 +25,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,6 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGURATIONS = (("lenet",), ("lenet_bn", "--augment"), ("mlp",))  # the words behind --model
-USUAL_EPOCHS = 2  # the first starts the workers
 Times = dict[str, float]
 
 # As `python main.py`; the last line is the seconds that the last epoch's training took. Runs in older checkouts, too.
@@ -49,7 +47,7 @@ def timed(*given, train=main.train):
     return result
 main.train = timed
 main.main(sys.argv[1:])
-print(seconds)
+print(f"\\n{seconds}\\n", end="")  # in one piece, since two processes may print it at once
 """
 LAUNCHED = "import support.compute.cuda_graphs as graphs; graphs.LAUNCHED += 10**9  # steps before the capture"
 DECODE = """
@@ -61,18 +59,19 @@ print(time.process_time() - started)
 """
 
 
-def run(command: list[str], folder: Path, threads: int | None = None) -> tuple[list[str], float, float]:
-    """Its lines, and the seconds until the line of its first epoch and to its end. Raises CalledProcessError."""
+def run(command: list[str], folder: Path, threads: int | None = None) -> tuple[list[str], Times]:
+    """Its lines, and what it took. Raises CalledProcessError."""
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-    lines, to_first_epoch, started = [], math.nan, time.perf_counter()
+    lines, to_first_epoch, before = [], math.nan, os.times()
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout or ():
             lines.append(line)
             if re.match(r"epoch +1/", line):
-                to_first_epoch = time.perf_counter() - started
+                to_first_epoch = os.times().elapsed - before.elapsed
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command, "".join(lines))
-    return lines, to_first_epoch, time.perf_counter() - started
+    took = [after - start for after, start in zip(os.times(), before, strict=True)]
+    return lines, {"to_first_epoch_s": to_first_epoch, "command_s": took[4], "cpu_s": took[2] + took[3]}
 
 
 def time_main(tree: Path, options: list[str], code: str = TIMED_MAIN, processes: int = 0) -> Times:
@@ -81,25 +80,20 @@ def time_main(tree: Path, options: list[str], code: str = TIMED_MAIN, processes:
     python = [sys.executable, *launcher, sys.executable] if processes else [sys.executable]
     with tempfile.TemporaryDirectory() as scratch:
         folders = ["--output-dir", scratch, "--checkpoint-dir", scratch]
-        command = [*python, "-uc", code, *options, *folders]
-        lines, to_first_epoch, whole = run(command, tree, threads=1 if processes else None)
+        lines, times = run([*python, "-uc", code, *options, *folders], tree, threads=1 if processes else None)
         (history,) = (json.loads(path.read_text()) for path in Path(scratch).glob("*.json"))
-    return {
-        "to_first_epoch_s": to_first_epoch,
-        "epoch_s": statistics.median(history["seconds"][1:]),
-        "step_ms": 1000 * float(lines[-1]) / math.ceil(history["train_images"] / history["batch_size"]),
-        "command_s": whole,
-    }
+    steps = math.ceil(history["train_images"] / history["batch_size"])
+    return times | {"epoch_s": statistics.median(history["seconds"][1:]), "step_ms": 1000 * float(lines[-1]) / steps}
 
 
 def time_usual(options: list[str]) -> Times:
-    lines, to_first_epoch, _ = run([sys.executable, "benchmarks/usual.py", *options], ROOT)
-    return {"to_first_epoch_s": to_first_epoch, "epoch_s": float(lines[-1].split()[2])}
+    lines, times = run([sys.executable, "benchmarks/usual.py", *options], ROOT)
+    return times | {"epoch_s": statistics.median(float(line.split()[2]) for line in lines[1:])}
 
 
 def time_decoding(tree: Path, data_dir: Path) -> Times:
     splits = [str(data_dir / f"{split}.tar.gz") for split in ("train", "test")]
-    lines, _, _ = run([sys.executable, "-c", DECODE, *splits], tree)
+    lines, _ = run([sys.executable, "-c", DECODE, *splits], tree)
     return {"cpu_s": float(lines[-1])}
 
 
@@ -124,9 +118,9 @@ def compare(what: str, ways: dict[str, Callable[[], Times]], rounds: int) -> lis
 def measure_epochs(arguments: argparse.Namespace) -> list[dict]:
     rows = []
     for words in CONFIGURATIONS:
-        options = ["--model", *words, "--data-dir", str(arguments.data_dir)]
-        usual = partial(time_usual, [*options, "--epochs", str(USUAL_EPOCHS)])
-        options += ["--epochs", str(arguments.epochs), "--device", arguments.device]
+        options = ["--model", *words, "--data-dir", str(arguments.data_dir), "--epochs", str(arguments.epochs)]
+        usual = partial(time_usual, options)
+        options = [*options, "--device", arguments.device]
         ours = partial(time_main, ROOT, options)
         if arguments.against:
             ways = {"before": partial(time_main, arguments.against, options), "ours": ours}
@@ -173,7 +167,7 @@ def benchmark() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts), help="default: all")
     parser.add_argument("--rounds", type=int, default=3, help="of each comparison; default: 3")
-    parser.add_argument("--epochs", type=int, default=3, help="of a run of main.py, at least 2; default: 3")
+    parser.add_argument("--epochs", type=int, default=3, help="of a run, at least 2; default: 3")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the part epochs; default: cpu")
     parser.add_argument("--against", type=resolved, help="another checkout, to be compared with in epochs and decode")
     parser.add_argument("--data-dir", type=resolved, default=ROOT / "data", help="of train.tar.gz and test.tar.gz")
