@@ -11,7 +11,7 @@ medians. The threads are those of OMP_NUM_THREADS, else one for each core.
 epochs     to_first_epoch_s: from the command to the line of its first epoch; command_s: to its end; cpu_s: CPU time of
            all that; epoch_s: a later epoch, train and test; step_ms: the last epoch's training over its steps.
            Ours and usual.py, or --against another checkout of this project; on a GPU with each step as one CUDA graph
-           (support/compute/cuda_graphs.py) and launched kernel by kernel
+           (support/compute/cuda_graphs.py) and eagerly, kernel by kernel
 decode     cpu_s: of decoding both splits alone
 processes  an epoch of one process and of two that torchrun starts and that share each batch, a thread each
 """
@@ -49,7 +49,7 @@ main.train = timed
 main.main(sys.argv[1:])
 print(f"\\n{seconds}\\n", end="")  # in one piece, since two processes may print it at once
 """
-LAUNCHED = "import support.compute.cuda_graphs as graphs; graphs.LAUNCHED += 10**9  # steps before the capture"
+EAGER = "import support.compute.cuda_graphs as graphs; graphs.EAGER_STEPS += 10**9  # so none is captured"
 DECODE = """
 import sys, time
 from dataset import MNIST
@@ -125,7 +125,7 @@ def measure_epochs(arguments: argparse.Namespace) -> list[dict]:
         if arguments.against:
             ways = {"before": partial(time_main, arguments.against, options), "ours": ours}
         elif arguments.device == "cuda":
-            ways = {"one graph": ours, "launched": partial(time_main, ROOT, options, LAUNCHED + TIMED_MAIN)}
+            ways = {"one graph": ours, "eager": partial(time_main, ROOT, options, EAGER + TIMED_MAIN)}
         else:
             ways = {"ours": ours, "usual": usual}
         rows += compare(" ".join(words), ways, arguments.rounds)

@@ -23,7 +23,7 @@ def test_the_tuning_log_is_what_its_command_prints():
     text = (FOLDER / "tuning.md").read_text()
     assert text.endswith(f"\n\n{tune.report()}\n")
     reasons = text.removesuffix(tune.report() + "\n")
-    recipe = {f"{value}" for value in (main.LEARNING_RATE, main.MAX_GRAD_NORM)}
+    recipe = {f"{value}" for value in (main.Settings.lr, main.MAX_GRAD_NORM)}
     assert set(NUMBER.findall(reasons)) <= set(NUMBER.findall(tune.report())) | recipe
 
 
