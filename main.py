@@ -36,8 +36,7 @@ import plot
 from dataset import MEAN, MIN_CROP, MNIST, MNIST_SHA256, PADDING, ROTATION, STD, TRANSLATION, draw_affine, warp
 from model import MODELS, count_parameters
 from support.compute import GraphedStep, check_logits, describe, distributed, fast_layers_in, graphed
-from support.data.data_warnings import doubts
-from support.data.find import find_data
+from support.data import data_warnings, find_data
 from support.run import Callback, History, checkpoint, history, result
 from support.seeds import DRAWS, WEIGHTS, seed_of
 from support.terminal import Parser, UserError, printable, run_command, warn
@@ -367,7 +366,7 @@ def introduce(record: History, layers: str, training: Training, found: str) -> N
     print(f"{record['name']}: {record['device']}, {threads}, seed {record['seed']}\n{layers}")
     if done := history.epochs_done(record):
         print(f"going on behind epoch {done} of {record['epochs']}")
-    for warning in doubts(None, training.train_set, training.test_set):
+    for warning in data_warnings(training.train_set, training.test_set, history.held_out(record)):
         warn(warning)
 
 

@@ -49,8 +49,7 @@ sys.path.insert(0, str(ROOT))
 
 import main  # noqa: E402
 from support import files  # noqa: E402
-from support.data.find import find_data  # noqa: E402
-from support.data.images import read_images, write_tar  # noqa: E402
+from support.data import find_data, read_images, write_tar  # noqa: E402
 from support.run import read_runs  # noqa: E402
 from support.terminal import UserError  # noqa: E402
 

@@ -24,7 +24,7 @@ from torch import nn
 import dataset
 import main
 from support import files
-from support.data.images import write_tar
+from support.data import write_tar
 from support.run import Callback
 from support.run import checkpoint as support_checkpoint
 
