@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def variables(rank: int, count: int, port: int) -> dict[str, str]:
 
 
 def fork(count: int, folder: Path, action: Callable[[int], object]) -> list[tuple[int, str, str]]:
-    """Each process's exit status, what it printed, and its errors. As by torchrun, all are ended when one has failed."""
+    """Each process's exit status, output and errors. As torchrun does, this ends all when one has failed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -194,18 +195,16 @@ def test_what_the_user_can_fix_is_said_once(sample, tmp_path, wrong):
     assert "Traceback" not in said
 
 
-def test_an_error_of_the_program_itself_is_not_taken_for_a_process_that_ended(tmp_path):
+@pytest.mark.parametrize(
+    ("error", "says"), [(RuntimeError("shapes"), False), (KeyboardInterrupt(), False), (KeyboardInterrupt(15), True)]
+)
+def test_only_where_torchrun_ends_a_process_another_one_was_lost(tmp_path, error, says):
     def action(rank):
-        with distributed.process_group(torch.device("cpu")):
-            torch.ones(2) @ torch.ones(3)
+        with suppress(RuntimeError, KeyboardInterrupt), distributed.process_group(torch.device("cpu")):
+            raise error
 
-    def say(rank):
-        try:
-            action(rank)
-        except RuntimeError as error:
-            print(error)
-
-    assert ["inconsistent" in out for _, out, _ in fork(2, tmp_path, say)] == [True, True]
+    first, second = fork(2, tmp_path, action)
+    assert (first[2], "--resume" in second[2]) == ("", says)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from support.compute.layer_table import operations
 
 Step = Callable[[nn.Module, Optimizer, Tensor, Tensor], tuple[Tensor, Tensor]]
 EAGER_STEPS = 3  # before the capture: in them the optimizer makes its state, and libraries take their memory
+# what is known to have static shapes, to stay on the GPU and to draw no random numbers
 LAYERS = (nn.Conv2d, nn.MaxPool2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.Identity)
 FUNCTIONS = (F.relu, "flatten")
 

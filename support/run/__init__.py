@@ -14,6 +14,7 @@ from support.run.history import (
     epochs_done,
     held_out,
     mistakes,
+    read_arrays,
     read_history,
     read_runs,
     run_name,
