@@ -16,7 +16,6 @@ import faulthandler
 import gzip
 import io
 import itertools
-import os
 import random
 import resource
 import shutil
@@ -238,21 +237,17 @@ def make_idx(draw: random.Random, folder: Path) -> Path:
 
 
 def make_folder(draw: random.Random, folder: Path, members: Members) -> Path:
-    """Files in folders, among them what is no PNG, has no good name, is hidden, a link, a FIFO or lies deep."""
+    """Files in folders, among them what is no PNG, has no good name, is hidden or a link."""
     top, other = folder / "train", draw.choice((make_png(draw, ""), b"", b"<html>", b"\xff\xd8\xff"))
     for name, data in [*members, *[(draw.choice(NAMES).strip("/") or "x", other)] * draw.choice((0, 0, 1))]:
         path = top / name.replace("../", "").strip("/")
         if not path.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(damage(data, draw) if draw.random() < 0.1 else data)
-    special = draw.randrange(8)
-    if special == 0:
-        link = top / draw.choice(("l_1.png", "8_1.png", ".hidden"))
-        link.symlink_to(draw.choice(("nowhere", ".", "..", "8_1.png")))
-    elif special == 1:
-        os.mkfifo(top / draw.choice(("9_1.png", ".fifo", "LICENSE")))
-    elif special == 2:
-        top.joinpath(*["d"] * 40).mkdir(parents=True)
+    if draw.random() < 0.2:
+        (top / draw.choice(("l_1.png", "8_1.png", ".hidden"))).symlink_to(
+            draw.choice(("nowhere", ".", "..", "8_1.png"))
+        )
     return top
 
 
@@ -304,7 +299,7 @@ def read_otherwise(path: Path) -> list[tuple[int, bytes]] | None:
             if path.is_dir():
                 files = (file for file in path.rglob("*") if file.is_file())
                 return in_order((str(file.relative_to(path)), file.read_bytes()) for file in files)
-            return idx_otherwise(path) if "images" in path.name else in_order(tar_otherwise(path))
+            return in_order(tar_otherwise(path))
     except Exception:  # whatever it is, it says nothing about this project
         return None
 
@@ -335,14 +330,6 @@ def in_order(members: Iterable[tuple[str, bytes]]) -> list[tuple[int, bytes]]:
     unique = None not in numbers and len(set(numbers)) == len(numbers)
     found.sort(key=lambda image: image[0] if unique else image[1])  # type: ignore[arg-type, return-value]
     return [(label, pixels) for _, _, label, pixels in found]
-
-
-def idx_otherwise(path: Path) -> list[tuple[int, bytes]]:
-    """Labels and pixels of a pair of IDX files. Raises anything."""
-    images, labels = (next(path.parent.glob(f"*{kind}*")).read_bytes() for kind in ("images", "labels"))
-    unpack = {b"\x1f\x8b": gzip.decompress, b"BZ": bz2.decompress}
-    images, labels = (unpack.get(data[:2], bytes)(data) for data in (images, labels))
-    return [(labels[8 + i], images[16 + i * SIZE**2 : 16 + (i + 1) * SIZE**2]) for i in range(len(labels) - 8)]
 
 
 def memory() -> float:

@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import re
 import shutil
 import struct
 from pathlib import Path
@@ -100,9 +99,7 @@ def test_the_first_kind_that_is_there_for_both_is_taken(tmp_path) -> None:
         assert find_data(tmp_path).train.name == name
         path = tmp_path / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for path in tmp_path.glob("test.tar") if name == "train.tar" else ():
-            path.unlink()
-    assert "training: not found" in refusal(tmp_path)
+        (tmp_path / "test.tar").unlink(missing_ok=True)
 
 
 # --- the folder beside main.py ----------------------------------------------------------------------------------------
@@ -139,19 +136,11 @@ def test_a_half_of_ones_own_data_is_never_mixed_with_the_packed_ones(data) -> No
 
 
 @pytest.mark.parametrize(
-    ("kind", "lost", "named"),
-    [
-        (".tar", "test.tar", "test.tar"),
-        (".tar.gz", "train.tar.gz", "train.tar"),
-        ("folders", "test", "test"),
-        ("ing", "training", "training"),
-        ("idx in MNIST/raw", "MNIST/raw/t10k-images-idx3-ubyte", "MNIST/raw/t10k-images-idx3-ubyte"),
-    ],
+    ("kind", "lost"), [(".tar", "test.tar"), ("folders", "test"), ("idx", "t10k-images-idx3-ubyte")]
 )
-def test_half_of_the_data_is_an_error_that_names_the_rest(tmp_path, kind, lost, named) -> None:
-    path = lay_out(tmp_path, kind) / lost
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert re.search(f"{tmp_path}/{named}: not found", refusal(tmp_path).replace(".tar.gz: not", ".tar: not"))
+def test_half_of_the_data_is_an_error_that_names_the_rest(tmp_path, kind, lost) -> None:
+    lay_out(tmp_path, kind, ("train",))
+    assert f"{tmp_path}/{lost}: not found" in refusal(tmp_path)
 
 
 def test_not_found_says_what_lies_there_what_is_expected_and_what_to_do(tmp_path, monkeypatch) -> None:
