@@ -186,7 +186,8 @@ def test_to_moves_images_and_labels(test_set) -> None:
 
 
 TAKEN = [
-    *((value, value) for value in (False, True, 0, 1, 0.5, (0.0, 1.0), (0.3, 0.3), np.float32(0.5), torch.relu)),
+    *((value, value) for value in (False, True, 0, 1, 0.5, (0.0, 1.0), (0.3, 0.3), np.float32(0.5))),
+    pytest.param(torch.relu, torch.relu, id="a function"),
     *(([0.2, 0.8], (0.2, 0.8)), ((np.float32(0), np.float64(1)), (0.0, 1.0))),
 ]
 WRONG = [
