@@ -27,6 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import numpy as np
 from PIL import Image
 
 from support.data import DataError, find, images, png, read_images
@@ -47,7 +48,13 @@ def member(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, size:
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG, with a right checksum."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def idx(values: np.ndarray) -> bytes:
+    """An IDX file of unsigned bytes."""
+    return struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.astype(np.uint8).tobytes()
 
 
 def image(extra: bytes = b"", mode: str = "L") -> bytes:

@@ -17,7 +17,6 @@ import gzip
 import io
 import itertools
 import random
-import resource
 import shutil
 import struct
 import sys
@@ -33,9 +32,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+from bounds import BLOCK, SIZE, chunk, member, peak
 from PIL import Image
 
 from support.data import DataError, read_images
+from support.data.png import SIGNATURE
 
 MAX_SECONDS = 5  # of CPU time, a case
 MAX_MEMORY = 300  # MB above what the program took before the first case
@@ -50,8 +51,6 @@ CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 KINDS = tuple(itertools.product((1, 2, 4, 8, 16), CHANNELS))  # of PNGs, some of them wrong
 NAMES = ("../x_1.png", "/", "0_0.png", "._0_0.png", "1_10.png", "7/3.png", "7/x.png", "7/3_7.png", "7/3_8.png", ".h/1")
 RECORDS = ("path", "size", "mtime", "comment", "hdrcharset", "linkpath", "GNU.sparse.map", "GNU.sparse.major")
-BLOCK = tarfile.BLOCKSIZE
-SIZE = 28
 ZEROS = bytes(20_000_000)  # what a bomb holds
 
 Members = list[tuple[str, bytes]]
@@ -91,9 +90,9 @@ def make_archive(draw: random.Random, depth: str, members: Members) -> bytes:
     headers = {"comment": "x" * draw.choice((0, 600))}
     with tarfile.open(fileobj=file, mode="w", format=form, pax_headers=headers) as archive:
         for name, data in members:
-            member = tarfile.TarInfo(name)
-            member.size, member.mtime = len(data), draw.choice((0, 1.5))
-            archive.addfile(member, io.BytesIO(data))
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(data), draw.choice((0, 1.5))
+            archive.addfile(info, io.BytesIO(data))
     data = file.getvalue()
     if depth == "headers":
         data = forge_headers(data, draw)
@@ -139,9 +138,8 @@ def make_description(draw: random.Random) -> bytes:
             content = draw.choice((b"9" * 2**20, b"2 " * 2**19, b"5 a=\n" * 2**17))
     else:
         content = draw.choice((draw.choice(NAMES).encode() + b"\0", b"x" * draw.choice((600, 2**20)), b""))
-    header = tarfile.TarInfo(draw.choice(NAMES))
-    header.type, header.size = bytes([kind]), len(content)
-    return header.tobuf(tarfile.GNU_FORMAT) + (b"" if kind == b"5"[0] else content + bytes(-len(content) % BLOCK))
+    whole = member(draw.choice(NAMES), content, bytes([kind]))
+    return whole[:BLOCK] if kind == tarfile.DIRTYPE[0] else whole
 
 
 def make_record(draw: random.Random, keyword: str) -> bytes:
@@ -192,10 +190,7 @@ def make_png(draw: random.Random, depth: str) -> bytes:
         chunks.insert(2, (b"tRNS", draw.choice((b"\xff" * 2, b"\0\7", b"\0\7\0\7\0\7", b"\xff" * 256, b"\0", b""))))
     if depth == "chunks":
         forge_chunks(chunks, draw)
-    packed = (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
-    png = b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+    png = SIGNATURE + b"".join(chunk(kind, data) for kind, data in chunks)
     return damage(png, draw) if depth == "png" else png
 
 
@@ -332,11 +327,6 @@ def in_order(members: Iterable[tuple[str, bytes]]) -> list[tuple[int, bytes]]:
     return [(label, pixels) for _, _, label, pixels in found]
 
 
-def memory() -> float:
-    """Peak resident memory of this process in MB, on Linux."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-
-
 def run(count: int, seed: int, first: int = 0) -> dict[str, Any]:
     """Figures of `count` cases: loaded and refused by depth, what broke a rule, slowest in seconds, memory in MB."""
     loaded: collections.Counter[str] = collections.Counter()
@@ -349,7 +339,7 @@ def run(count: int, seed: int, first: int = 0) -> dict[str, Any]:
             folder = Path(top, "case")
             folder.mkdir()
             depth, path = make_case(draw, folder)
-            before = memory() if case == 0 else before
+            before = peak() if case == 0 else before
             faulthandler.dump_traceback_later(20 * MAX_SECONDS, exit=True)  # a case that hangs shows where
             try:
                 started = time.process_time()  # whatever else the machine does
@@ -361,7 +351,7 @@ def run(count: int, seed: int, first: int = 0) -> dict[str, Any]:
                 broken.append((first + case, depth, repr(error)))
             shutil.rmtree(folder)
         faulthandler.cancel_dump_traceback_later()
-    growth = memory() - before
+    growth = peak() - before
     if growth > MAX_MEMORY:
         broken.append((None, "all", f"took {growth:.0f} MB"))
     return {"loaded": loaded, "refused": refused, "broken": broken, "slowest": slowest, "memory": growth}

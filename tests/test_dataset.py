@@ -58,26 +58,18 @@ def test_a_batch_is_its_samples(train_set) -> None:
     assert [tensor.shape for tensor in train_set[[]]] == [(0, 1, 32, 32), (0,)]
 
 
-ONE_TO_THREE = [
-    *(range(1, 4), slice(1, 4), (1, 2, 3), np.arange(1, 4), np.arange(1, 4, dtype=np.uint8)),
-    *(torch.arange(1, 4, dtype=torch.int32), [torch.tensor(i) for i in (1, 2, 3)], np.array([3, 2, 1])[::-1]),
-    np.frombuffer(np.arange(1, 4).tobytes(), np.int64),  # read-only, as pandas hands them out
-]
-
-
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("index", ONE_TO_THREE, ids=repr)
-def test_any_sequence_of_integers_is_a_batch(train_set, index) -> None:
-    images, labels = train_set[index]
-    assert torch.equal(images, train_set[[1, 2, 3]][0])
-    assert torch.equal(labels, train_set.labels[1:4])
-
-
-@pytest.mark.parametrize("index", [np.int64(3), np.array(3), torch.tensor(3), 3 - 1437], ids=repr)
-def test_any_integer_is_a_sample(train_set, index) -> None:
-    image, label = train_set[index]
-    assert torch.equal(image, train_set[3][0])
-    assert label == train_set[3][1]
+def test_any_sequence_of_integers_is_a_batch_and_any_integer_a_sample(train_set) -> None:
+    numbers, read_only = np.arange(1, 4), np.frombuffer(np.arange(1, 4).tobytes(), np.int64)  # as of pandas
+    sequences = [range(1, 4), slice(1, 4), (1, 2, 3), list(map(torch.tensor, (1, 2, 3))), torch.arange(1, 4).int()]
+    for index in (*sequences, numbers, numbers.astype(np.uint8), np.array([3, 2, 1])[::-1], read_only):
+        images, labels = train_set[index]
+        assert torch.equal(images, train_set[[1, 2, 3]][0])
+        assert torch.equal(labels, train_set.labels[1:4])
+    for number in (np.int64(3), np.array(3), torch.tensor(3), 3 - 1437):
+        image, label = train_set[number]
+        assert torch.equal(image, train_set[3][0])
+        assert label == train_set[3][1]
 
 
 def test_slices_are_those_of_python_and_plain_iteration_ends(test_set) -> None:
@@ -86,32 +78,23 @@ def test_slices_are_those_of_python_and_plain_iteration_ends(test_set) -> None:
     assert sum(1 for _ in test_set) == 360
 
 
-@pytest.mark.parametrize("kind", [lambda mask: mask, lambda mask: mask.numpy(), lambda mask: mask.tolist()])
-def test_a_boolean_mask_chooses_images(train_set, kind) -> None:
+def test_a_boolean_mask_chooses_images(train_set) -> None:
     fives = train_set.labels == 5
-    images, labels = train_set[kind(fives)]
-    assert labels.tolist() == [5] * int(fives.sum())
-    assert torch.equal(images, train_set[fives.nonzero().flatten()][0])
-    assert train_set[kind(fives & ~fives)][0].shape == (0, 1, 32, 32)
+    for mask in (fives, fives.numpy(), fives.tolist()):
+        images, labels = train_set[mask]
+        assert labels.tolist() == [5] * int(fives.sum())
+        assert torch.equal(images, train_set[fives.nonzero().flatten()][0])
+    assert train_set[fives & ~fives][0].shape == (0, 1, 32, 32)
 
 
-MASK = torch.ones(1437, dtype=torch.bool)
-NO_INDEX = {
-    **{"bool": True, "float": 1.0, "floats": [0.5], "complex": torch.tensor([1j]), "matrix": [[1, 2]]},
-    **{"short mask": MASK[1:], "long mask": [True] * 1438, "mask of pixels": MASK[:, None], "none": None, "name": "7"},
-}
-
-
-@pytest.mark.parametrize("index", NO_INDEX.values(), ids=NO_INDEX.keys())
-def test_what_is_no_index_is_refused(train_set, index) -> None:
-    with pytest.raises(TypeError):
-        train_set[index]
-
-
-@pytest.mark.parametrize("index", [1437, -1438, [0, 1437], [-1438], torch.tensor([1437])], ids=repr)
-def test_an_index_out_of_range(train_set, index) -> None:
-    with pytest.raises(IndexError, match=f"image {index} of 1437" if isinstance(index, int) else None):
-        train_set[index]
+def test_what_is_no_index_or_out_of_range_is_refused(train_set) -> None:
+    masks = [torch.ones(1436).bool(), [True] * 1438, torch.ones(1437, 1).bool()]  # short, long, of pixels
+    for index in (True, 1.0, [0.5], torch.tensor([1j]), [[1, 2]], None, "7", *masks):
+        with pytest.raises(TypeError):
+            train_set[index]
+    for index in (1437, -1438, [0, 1437], [-1438], torch.tensor([1437])):
+        with pytest.raises(IndexError, match=f"image {index} of 1437" if isinstance(index, int) else None):
+            train_set[index]
 
 
 # --- DataLoaders ------------------------------------------------------------------------------------------------------
@@ -185,31 +168,21 @@ def test_to_moves_images_and_labels(test_set) -> None:
     assert moved.images.device == moved.labels.device == torch.device("meta")
 
 
-TAKEN = [
-    *((value, value) for value in (False, True, 0, 1, 0.5, (0.0, 1.0), (0.3, 0.3), np.float32(0.5))),
-    pytest.param(torch.relu, torch.relu, id="a function"),
-    *(([0.2, 0.8], (0.2, 0.8)), ((np.float32(0), np.float64(1)), (0.0, 1.0))),
-]
-WRONG = [
-    *((0.5,), (), (0.1, 0.2, 0.3), (0.9, 0.1), (-0.1, 0.5), (0.5, 1.1), (0.0, float("nan")), (None, 1), ("0", "1")),
-    *(-0.1, 1.1, float("nan"), float("inf"), "yes", "", None, 1j, {0: 0, 1: 1}, np.array([0.0, 1.0])),
-]
-
-
-@pytest.mark.parametrize(("augment", "kept"), TAKEN, ids=repr)
-def test_augmentations_that_are_taken(test_set, augment, kept) -> None:
-    test_set.augment = augment
-    assert test_set.augment == kept
-    assert test_set[:3][0].isfinite().all()
-
-
-@pytest.mark.parametrize("augment", WRONG, ids=repr)
-def test_augmentations_that_are_refused_when_they_are_set(sample, test_set, augment) -> None:
-    with pytest.raises(ValueError, match="augment: expected False, True, a strength in"):
+def test_augmentations_that_are_taken_or_refused_when_they_are_set(sample, test_set) -> None:
+    pairs = [([0.2, 0.8], (0.2, 0.8)), ((np.float32(0), np.float64(1)), (0.0, 1.0))]
+    same = (True, 0, 1, 0.5, (0.0, 1.0), (0.3, 0.3), np.float32(0.5), torch.relu, False)
+    for augment, kept in (*pairs, *((value, value) for value in same)):
         test_set.augment = augment
-    assert test_set.augment is False
+        assert test_set.augment == kept
+        assert test_set[:3][0].isfinite().all()
+    nan = float("nan")
+    ends = ((0.5,), (), (0.1, 0.2, 0.3), (0.9, 0.1), (-0.1, 0.5), (0.5, 1.1), (0.0, nan), (None, 1), ("0", "1"))
+    for augment in (*ends, -0.1, 1.1, nan, float("inf"), "yes", "", None, 1j, {0: 0, 1: 1}, np.array([0.0, 1.0])):
+        with pytest.raises(ValueError, match="augment: expected False, True, a strength in"):
+            test_set.augment = augment
+        assert test_set.augment is False
     with pytest.raises(ValueError, match="augment"):
-        MNIST(sample / "test.tar", augment=augment)
+        MNIST(sample / "test.tar", augment=1.1)
 
 
 # --- a validation split -----------------------------------------------------------------------------------------------
@@ -236,10 +209,10 @@ def test_what_is_held_out_is_not_augmented(test_set) -> None:
     assert torch.equal(last[[0]][0], test_set[[300]][0])
 
 
-@pytest.mark.parametrize("last", [0, -1, 360, 361])
-def test_a_split_that_leaves_a_part_empty_is_refused(test_set, last) -> None:
-    with pytest.raises(ValueError, match="split: expected a number from 1 to 359"):
-        test_set.split(last)
+def test_a_split_that_leaves_a_part_empty_is_refused(test_set) -> None:
+    for last in (0, -1, 360, 361):
+        with pytest.raises(ValueError, match="split: expected a number from 1 to 359"):
+            test_set.split(last)
 
 
 # --- one's own data as a tar: the lines that the README shows ---------------------------------------------------------

@@ -3,30 +3,19 @@
 import gzip
 import os
 import shutil
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bounds import idx
 from PIL import Image
 
 from support.data import DataError, find, find_data, read_images, write_tar
 from support.data.find import Source
 
 SPLITS = ("train", "test")
-KINDS = (
-    ".tar",
-    ".tar.gz",
-    ".tgz",
-    ".tar.bz2",
-    "folders",
-    "by label",
-    "idx",
-    "idx.gz",
-    "idx in MNIST/raw",
-    "idx in raw",
-    "ing",
-)
+KINDS = [".tar", ".tar.gz", ".tgz", ".tar.bz2", "folders", "by label", "ing"]
+KINDS += ["idx", "idx.gz", "idx in MNIST/raw", "idx in raw"]
 
 
 def digits(split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -41,12 +30,11 @@ def lay_out(folder: Path, kind: str, splits: tuple[str, ...] = SPLITS) -> Path:
         if kind.startswith("."):
             write_tar(folder / f"{split}{kind}", split, images, labels)
         elif kind.startswith("idx"):
-            for name, values in (("images", images), ("labels", labels.astype(np.uint8))):
-                data = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes()
+            for name, values in (("images", images), ("labels", labels)):
                 prefix, packed = "train" if split == "train" else "t10k", kind.endswith(".gz")
                 path = folder / kind.partition(" in ")[2] / f"{prefix}-{name}-idx{values.ndim}-ubyte{'.gz' * packed}"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(gzip.compress(data) if packed else data)
+                path.write_bytes(gzip.compress(idx(values)) if packed else idx(values))
         else:
             for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
                 name = f"{number:05d}_{label}.png" if kind == "folders" else f"{label}/{number:05d}.png"

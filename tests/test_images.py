@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bounds import chunk, idx, member
 from PIL import Image
 
 from support.data import DataError, images, read_images, write_tar
@@ -26,15 +27,16 @@ COMPRESS = {"plain": bytes, "gzip": gzip.compress, "bzip2": bz2.compress}
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
 
-def png(pixels: np.ndarray, **options) -> bytes:
-    """As Pillow writes it: compressed, with filters."""
+def written(write: Callable[[io.BytesIO], object]) -> bytes:
+    """What a function writes into a file."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "png", **options)
+    write(file)
     return file.getvalue()
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def png(pixels: np.ndarray) -> bytes:
+    """As Pillow writes it: compressed, with filters."""
+    return written(lambda file: Image.fromarray(pixels).save(file, "png"))
 
 
 def raw_png(lines: bytes, depth: int = 8, colour: int = 0, interlace: int = 0, more: bytes = b"") -> bytes:
@@ -47,23 +49,16 @@ def tar(members: Iterable[tuple[str, bytes]], format: int = tarfile.USTAR_FORMAT
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=format) as archive:
         for name, data in members:
-            member = tarfile.TarInfo(name)
-            member.size, member.mtime = len(data), 1.5  # for which pax needs a header
-            archive.addfile(member, io.BytesIO(data))
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(data), 1.5  # for which pax needs a header
+            archive.addfile(info, io.BytesIO(data))
     return file.getvalue()
-
-
-def header(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE) -> bytes:
-    """A header that may lie, with a right checksum."""
-    member = tarfile.TarInfo(name)
-    member.size, member.type, member.linkname = size, kind, "/etc/passwd" if kind in b"12" else ""
-    return member.tobuf(tarfile.GNU_FORMAT)
 
 
 def pax(*records: bytes, kind: bytes = b"x") -> bytes:
     """A pax header of records `keyword=value`, whose lengths are put in front."""
     data = b"".join(b"%d %s\n" % (len(record) + 2 + (2 if len(record) < 97 else 3), record) for record in records)
-    return header("pax", len(data), kind) + data + bytes(-len(data) % 512)
+    return member("pax", data, kind)
 
 
 @pytest.fixture
@@ -114,7 +109,7 @@ def test_every_archive_gives_the_same_arrays_in_any_order(save, format, compress
     members = random.Random(0).sample(MEMBERS, len(MEMBERS))
     for name in ("._x", "part/._00000_0.png", ".DS_Store", "part/Thumbs.db", "README.md", "LICENSE", ".git/objects/00"):
         members.insert(1, (name, b"no image" * (200_000 if name == "LICENSE" else 100)))
-    assert is_noise(save(compress(header("part/", kind=b"5") + tar(members, format))))
+    assert is_noise(save(compress(member("part/", kind=b"5") + tar(members, format))))
 
 
 def test_a_folder_gives_the_same_arrays(save, tmp_path) -> None:
@@ -138,8 +133,8 @@ def test_streams_one_behind_the_other_are_one_file(save) -> None:
 def test_long_names_in_every_format(save) -> None:
     for prefix, format in (("p" * 90, "ustar"), ("ä" * 150, "gnu"), ("ä" * 150, "pax")):
         assert is_noise(save(tar([(f"{prefix}/{name}", data) for name, data in MEMBERS], FORMATS[format])))
-    with_a_list = header("train/", 3000, b"D") + bytes(3072)  # as `tar -g` writes it, and `tar -V` the other
-    assert is_noise(save(header("volume", kind=b"V") + with_a_list + pax(b"comment=1", kind=b"g") + tar(MEMBERS)))
+    with_a_list = member("train/", bytes(3000), b"D")  # as `tar -g` writes it, and `tar -V` the other
+    assert is_noise(save(member("volume", kind=b"V") + with_a_list + pax(b"comment=1", kind=b"g") + tar(MEMBERS)))
     assert read_images(save(pax(b"path=7_3.png") + tar(GOOD[:1])))[1].tolist() == [3]
 
 
@@ -152,12 +147,9 @@ def test_nothing_is_extracted(tmp_path, save) -> None:
 @pytest.mark.parametrize(
     ("names", "order", "labels"),
     [
-        (
-            ["train/7/10.png", "train/7/2.png", "train/0/00003.PNG"],
-            [1, 2, 0],
-            [7, 0, 7],
-        ),  # by number where it is unique
-        (["7/1.png", "0/1.png"], [1, 0], [0, 7]),  # else by path
+        # by number where it is unique, else by path
+        (["train/7/10.png", "train/7/2.png", "train/0/00003.PNG"], [1, 2, 0], [7, 0, 7]),
+        (["7/1.png", "0/1.png"], [1, 0], [0, 7]),
         (["7/img 2.png", "0/img 10.png"], [1, 0], [0, 7]),
         (["5/2_5.png", "5/1.png"], [1, 0], [5, 5]),  # the label may be said again
         (["255/1.png", "0_0.png"], [1, 0], [0, 255]),
@@ -228,10 +220,7 @@ def test_the_lines_of_the_readme_make_the_packed_mnist_anew(mnist_dir, tmp_path,
     packed = {"train": mnist_dir / "train.tar.gz", "t10k": mnist_dir / "test.tar.gz"}
     for name, path in packed.items():
         for kind, values in zip(("images-idx3", "labels-idx1"), read_images(path), strict=True):
-            data = (
-                struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.astype(np.uint8).tobytes()
-            )
-            (tmp_path / "raw" / f"{name}-{kind}-ubyte").write_bytes(data)
+            (tmp_path / "raw" / f"{name}-{kind}-ubyte").write_bytes(idx(values))
     monkeypatch.chdir(tmp_path)
     exec("\n".join(re.findall("^    (.*)", (mnist_dir / "README.md").read_text(), re.MULTILINE)), {})
     for path in packed.values():
@@ -259,34 +248,31 @@ def test_arrays_that_cannot_be_written_are_named_and_nothing_is_written(tmp_path
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def other_files() -> dict[str, bytes]:
-    """What people have in place of PNGs and tars, by what it is called."""
-    files = {form: io.BytesIO() for form in ("jpeg", "bmp", "gif", "tiff", "webp", "zip", "npy", "npz")}
-    for form in ("jpeg", "bmp", "gif", "tiff", "webp"):
-        Image.fromarray(np.full((40, 30, 3), 200, np.uint8)).save(files[form], form)
-    with zipfile.ZipFile(files["zip"], "w") as archive:
-        archive.writestr("0_0.png", IMAGE)
-    np.save(files["npy"], np.zeros(3))
-    np.savez(files["npz"], np.zeros(3))
-    return {
-        **{"a JPEG": files["jpeg"].getvalue(), "a zip file; unpack it": files["zip"].getvalue(), "empty": b""},
-        **{
-            f"a GIF, BMP, TIFF or WebP picture {form}": files[form].getvalue()
-            for form in ("bmp", "gif", "tiff", "webp")
-        },
-        **{f"arrays of another format; README.md {form}": files[form].getvalue() for form in ("npy", "npz")},
-        "a web page": b"\r\n<!doctype HTML>\n<html><head><title>404</title>" + b"<p>Sign in" * 100,
-        "a Git LFS pointer; git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
-        "a text table (CSV); README.md": b"label,pixel0,pixel1\n" * 100,
-        "a text table (CSV); README.md long": b"label," + b",".join(b"pixel%d" % i for i in range(784)) + b"\n",
-        "a text": b"This is not the archive that you are looking for.\n" * 100,
-        "packed; unpack it": lzma.compress(tar(GOOD)),
-    }
+PHOTO = Image.fromarray(np.full((40, 30, 3), 200, np.uint8))
+OTHER_FILES: list[tuple[str, bytes]] = [  # what people have in place of PNGs and tars, and what it is called
+    ("a JPEG", written(lambda file: PHOTO.save(file, "jpeg"))),
+    *(
+        ("a GIF, BMP, TIFF or WebP picture", written(lambda file, form=form: PHOTO.save(file, form)))
+        for form in ("bmp", "gif", "tiff", "webp")
+    ),
+    ("a zip file; unpack it", written(lambda file: zipfile.ZipFile(file, "w").close())),
+    ("a zip file; unpack it", written(lambda file: zipfile.ZipFile(file, "w").writestr("0_0.png", IMAGE))),
+    *(
+        ("arrays of another format; README.md", written(lambda f, to=to: to(f, np.zeros(3))))
+        for to in (np.save, np.savez)
+    ),
+    ("empty", b""),
+    ("a web page", b"\r\n<!doctype HTML>\n<html><head><title>404</title>" + b"<p>Sign in" * 100),
+    ("a Git LFS pointer; git lfs pull", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"),
+    ("a text table (CSV); README.md", b"label,pixel0,pixel1\n" * 100),
+    ("a text table (CSV); README.md", b"label," + b",".join(b"pixel%d" % i for i in range(784)) + b"\n"),
+    ("a text", b"This is not the archive that you are looking for.\n" * 100),
+    ("packed; unpack it", lzma.compress(tar(GOOD))),
+]
 
 
-@pytest.mark.parametrize(("what", "data"), other_files().items(), ids=other_files().keys())
+@pytest.mark.parametrize(("what", "data"), OTHER_FILES, ids=[what for what, _ in OTHER_FILES])
 def test_whatever_is_called_png_or_tar_is_named_as_what_it_is(save, tmp_path, what, data) -> None:
-    what = re.sub(r"(picture|README.md) \w+$", r"\1", what)
     assert f"train.tar: is {what}" in refusal(save(data))
     if data:
         assert f"train.tar: is {what}" in refusal(save(gzip.compress(data)))
@@ -357,28 +343,21 @@ def test_a_cut_a_flipped_bit_and_bytes_behind_the_end_are_seen(save, compress) -
     assert "bad checksum at byte 1,024" in refusal(save(archive[:1024] + b"x" + archive[1025:]))
 
 
-def hostile(said: str) -> list[bytes]:
-    """What is put before an archive, by what is then said."""
-    if said == "are read":
-        sizes = (-512, 2**21, 2**33 - 1, 2**60)
-        return [header("0_0.png", size, bytes([kind])) for kind in b"0LKxg7" for size in sizes]
-    if said == "is a link, a device or sparse":
-        return [header("0_0.png", kind=bytes([kind])) for kind in b"12346SZ"]
-    if said == "is cut off before its end":
-        return [header("._x", 10**9), header("list", 10**9, b"D")]
-    records = (b"size=1", b"size=-512", b"GNU.sparse.major=1", b"GNU.sparse.map=0,1", b"=", b"x" * 101 + b"=")
-    damaged = (b"0 a=b\n", b"99 path=x\n", b"path=x\n", b"5 a\n", b"9" * 600)
-    heads = [header("pax", len(data), b"x") + data.ljust(-(-len(data) // 512) * 512, b"\0") for data in damaged]
-    about_all = [pax(b"path=0_0.png", kind=b"g"), pax(b"size=100", kind=b"g")]
-    return [*map(pax, records), *heads, *about_all, pax(*[b"a=b"] * 101)]
+SIZES = (-512, 2**21, 2**33 - 1, 2**60)
+RECORDS = (b"size=1", b"size=-512", b"GNU.sparse.major=1", b"GNU.sparse.map=0,1", b"=", b"x" * 101 + b"=")
+DAMAGED = (b"0 a=b\n", b"99 path=x\n", b"path=x\n", b"5 a\n", b"9" * 600)
+OTHERS = (pax(b"path=0_0.png", kind=b"g"), pax(b"size=100", kind=b"g"), pax(*[b"a=b"] * 101))
+HOSTILE = {  # what is put before an archive, by what is then said
+    "are read": [member("0_0.png", kind=bytes([kind]), size=size) for kind in b"0LKxg7" for size in SIZES],
+    "is a link, a device or sparse": [member("0_0.png", kind=bytes([kind])) for kind in b"12346SZ"],
+    "is cut off before its end": [member("._x", size=10**9), member("list", kind=b"D", size=10**9)],
+    "has a pax header": [*map(pax, RECORDS), *(member("pax", data, b"x") for data in DAMAGED), *OTHERS],
+}
 
 
-HOSTILE = ("are read", "is a link, a device or sparse", "is cut off before its end", "has a pax header")
-
-
-@pytest.mark.parametrize("said", HOSTILE)
-def test_headers_that_lie_or_are_of_no_file_are_refused(save, said) -> None:
-    for head in hostile(said):
+@pytest.mark.parametrize(("said", "heads"), HOSTILE.items(), ids=HOSTILE.keys())
+def test_headers_that_lie_or_are_of_no_file_are_refused(save, said, heads) -> None:
+    for head in heads:
         assert said in refusal(save(head + tar(GOOD)))
 
 
@@ -388,10 +367,10 @@ def test_more_than_is_read(monkeypatch, save) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(images, name, most)
             assert re.search("holds over|at most", refusal(save(tar(GOOD))))
-    folders = b"".join(header(f"{number}/", kind=b"5") for number in range(100))
+    folders = b"".join(member(f"{number}/", kind=b"5") for number in range(100))
     monkeypatch.setattr(images, "MAX_OTHERS", 100)
     assert len(read_images(save(folders + tar(GOOD)))[0]) == 2
-    for more in (header("100/", kind=b"5"), pax(b"mtime=1"), tar([(".x", b"")])[:512]):
+    for more in (member("100/", kind=b"5"), pax(b"mtime=1"), member(".x")):
         assert "holds over 1,000,000 images, 100 other members" in refusal(save(folders + more + tar(GOOD)))
     assert "goes on behind" in refusal(save(gzip.compress(bytes(10**7))))
     assert "holds no images" in refusal(save(tar([("README", b"none")])))
@@ -449,10 +428,7 @@ def test_what_may_not_be_read(tmp_path, save, as_nobody) -> None:
 
 # --- IDX --------------------------------------------------------------------------------------------------------------
 
-IDX = {
-    "images": struct.pack(">4I", 2051, 3, SIZE, SIZE) + bytes(3 * 784),
-    "labels": struct.pack(">2I", 2049, 3) + b"\5\0\4",
-}
+IDX = {"images": idx(np.zeros((3, SIZE, SIZE))), "labels": idx(np.array([5, 0, 4]))}
 
 
 def idx_pair(folder: Path, **content: bytes) -> Path:
@@ -463,9 +439,9 @@ def idx_pair(folder: Path, **content: bytes) -> Path:
 
 
 def test_idx_files_as_they_are_and_packed(tmp_path) -> None:
-    pixels = b"".join(bytes([value]) * SIZE * SIZE for value in (1, 2, 3))
+    pixels = np.arange(1, 4).repeat(SIZE * SIZE).reshape(3, SIZE, SIZE)
     for number, compress in enumerate(COMPRESS.values()):
-        path = idx_pair(tmp_path / str(number), images=compress(IDX["images"][:16] + pixels))
+        path = idx_pair(tmp_path / str(number), images=compress(idx(pixels)))
         labels = path.with_name("train-labels-idx1-ubyte")
         if compress is not bytes:
             labels.with_name(f"{labels.name}.gz").write_bytes(compress(labels.read_bytes()))
@@ -480,8 +456,8 @@ WRONG_IDX: dict[str, dict[str, bytes]] = {
     **{"cut off": {"images": IDX["images"][:-1]}, "longer": {"images": IDX["images"] + b"\0"}},
     "a bomb": {"images": gzip.compress(IDX["images"] + bytes(10**8))},
     "a claim": {"images": struct.pack(">4I", 2051, 2**32 - 1, SIZE, SIZE)},
-    "another size": {"images": struct.pack(">4I", 2051, 3, 32, SIZE) + bytes(3 * 32 * 28)},
-    "none": {"images": struct.pack(">4I", 2051, 0, SIZE, SIZE)},
+    "another size": {"images": idx(np.zeros((3, 32, SIZE)))},
+    "none": {"images": idx(np.zeros((0, SIZE, SIZE)))},
     **{"another type": {"images": b"\0\0\x0d\3" + bytes(100)}, "labels": {"images": IDX["labels"]}},
     **{"labels cut off": {"labels": IDX["labels"][:-1]}, "labels longer": {"labels": IDX["labels"] + b"\1"}},
     "text": {"labels": b"five, zero, four"},
@@ -495,7 +471,7 @@ def test_idx_files_that_are_damaged_or_of_another_kind(tmp_path, content) -> Non
 
 
 def test_idx_labels_that_are_missing_or_too_few(tmp_path) -> None:
-    path = idx_pair(tmp_path, labels=struct.pack(">2I", 2049, 2) + b"\5\0")
+    path = idx_pair(tmp_path, labels=idx(np.array([5, 0])))
     assert "holds 3 images, but beside lie 2 labels" in refusal(path)
     (tmp_path / "train-labels-idx1-ubyte").unlink()
     assert "train-labels-idx1-ubyte: No such file" in refusal(path)
