@@ -1,4 +1,4 @@
-"""README.md and README.ko.md: each number is that of a committed file, each command is there, and CI runs the first two."""
+"""README.md and README.ko.md: each number is that of a committed file, and CI runs the lines of the first block."""
 
 import re
 import subprocess
