@@ -17,7 +17,7 @@ import inspect
 import math
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -39,7 +39,7 @@ from support.compute import GraphedStep, check_logits, describe, distributed, fa
 from support.data import data_warnings, find_data
 from support.run import Callback, History, checkpoint, history, result
 from support.seeds import DRAWS, WEIGHTS, seed_of
-from support.terminal import Parser, UserError, printable, run_command, warn
+from support.terminal import Parser, UserError, number, printable, run_command, warn
 
 # The recipe, one for all networks; what may be told otherwise stands in Settings. It was chosen on the last 10,000
 # training images, held out: benchmarks/tuning.md.
@@ -56,9 +56,9 @@ AUGMENT = (0.0, 1.0)  # each image at its own strength: some nearly as they are,
 TEST_BATCH = 1000  # only a matter of speed and memory: what is measured does not depend on it
 
 
-def option(default: Any, text: str, kind: type = str, low: float = 0, high: float = 0) -> Any:
-    """A field of Settings: what --help says of it; a number lies from `low` to `high`."""
-    return field(default=default, metadata={"help": text, "kind": kind, "limits": (low, high)})
+def option(default: Any, text: str, kind: Callable[[Any], Any] = str) -> Any:
+    """A field of Settings: what --help says of it, and what makes its value of a word or of numpy's."""
+    return field(default=default, metadata={"help": text, "kind": kind})
 
 
 @dataclass(frozen=True)
@@ -66,33 +66,32 @@ class Settings:
     """What a run is told. What differs from the defaults names the run. Raises UserError where a value is no use."""
 
     model: str = option("", f"the network: {', '.join(MODELS)}")
-    augment: bool = option(False, "rotate, translate and crop the training images")
-    epochs: int = option(50, "passes over the training set", int, 1, 10**6)
-    batch_size: int = option(128, "of all processes", int, 1, 10**6)
-    lr: float = option(0.05, "the peak learning rate", float, 1e-12, 1e38)
-    weight_decay: float = option(5e-4, "L2 penalty of SGD", float, 0, 1e38)
-    validation: int = option(0, "hold out so many training images, the last, to test on", int, 0, 10**6)
-    seed: int = option(0, "of initial weights, order and augmentation", int, 0, 2**63 - 1)
-    threads: int | None = option(None, "of the CPU (all its cores)", int, 1, 1024)
+    augment: bool = option(False, "rotate, translate and crop the training images", bool)
+    epochs: int = option(50, "passes over the training set", number(int, 1, 10**6))
+    batch_size: int = option(128, "of all processes", number(int, 1, 10**6))
+    lr: float = option(0.05, "the peak learning rate", number(float, 1e-12, 1e38))
+    weight_decay: float = option(5e-4, "L2 penalty of SGD", number(float, 0, 1e38))
+    validation: int = option(0, "hold out so many training images, the last, to test on", number(int, 0, 10**6))
+    seed: int = option(0, "of initial weights, order and augmentation", number(int, 0, 2**63 - 1))
+    threads: int | None = option(None, "of the CPU (all its cores)", number(int, 1, 1024))
     device: str = option("auto", "cuda, mps or cpu; auto takes the first that is there")
     data_dir: str | Path | None = option(None, "folder of the data (MNIST, in data beside this program)")  # noqa: RUF009
     output_dir: str | Path = option("result_plot", "folder for histories and plots")  # noqa: RUF009
     checkpoint_dir: str | Path = option("checkpoints", "folder for checkpoints and weights")  # noqa: RUF009
     name: str | None = option(None, "of the run and its files (the model and what differs from the defaults)")
-    resume: bool = option(False, "go on with what is unfinished, start what is not there")
-    restart: bool = option(False, "throw away what there is of this name")
+    resume: bool = option(False, "go on with what is unfinished, start what is not there", bool)
+    restart: bool = option(False, "throw away what there is of this name", bool)
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:
             raise UserError(f"--model {printable(self.model)}: expected one of {', '.join(MODELS)}")
         history.check_name(self.model if self.name is None else self.name)
         for one in fields(self):
-            value, kind, (low, high) = getattr(self, one.name), one.metadata["kind"], one.metadata["limits"]
-            if high and value is not None:
-                if not low <= value <= high or kind(value) != value:
-                    flag = f"--{one.name.replace('_', '-')}"
-                    raise UserError(f"{flag} {value}: expected a number from {low:,} to {high:,}")
-                object.__setattr__(self, one.name, kind(value))  # numpy's numbers become Python's, which a file takes
+            if (value := getattr(self, one.name)) is not None:
+                try:
+                    object.__setattr__(self, one.name, one.metadata["kind"](value))
+                except (TypeError, ValueError, OverflowError, argparse.ArgumentTypeError) as error:
+                    raise UserError(f"--{one.name.replace('_', '-')} {printable(error)}") from None
         if self.resume and self.restart:
             raise UserError("--resume goes on with a run, --restart throws it away: expected one of them")
 

@@ -40,13 +40,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{printable(message)}; see --help")
 
 
-def number(kind: type, low: float, high: float = sys.float_info.max) -> Callable[[str], Any]:
-    """An argparse type: a finite number of that kind, at least `low` and at most `high`."""
+def number(kind: type, low: float, high: float = sys.float_info.max) -> Callable[[Any], Any]:
+    """An argparse type, which takes numbers, too: a finite number of that kind, at least `low` and at most `high`."""
 
-    def parse(text: str) -> Any:
+    def parse(text: Any) -> Any:
         value = kind(text)
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text}: expected a number of at least {low:g} and at most {high:g}")
+        if not low <= value <= high or not (isinstance(text, str) or value == text):
+            raise argparse.ArgumentTypeError(f"{text}: expected a number of at least {low:,} and at most {high:,}")
         return value
 
     parse.__name__ = kind.__name__

@@ -434,7 +434,8 @@ def test_settings_of_python_are_checked_and_become_pythons_numbers():
     settings = Settings("lenet", epochs=np.int64(3), lr=np.float32(0.5), batch_size=64.0, seed=True)
     assert (settings.epochs, settings.lr, settings.batch_size, settings.seed) == (3, 0.5, 64, 1)
     assert {type(value) for value in (settings.epochs, settings.batch_size, settings.seed)} == {int}
-    for changed in ({"epochs": 0}, {"epochs": 2.5}, {"lr": math.nan}, {"model": "x"}, {"name": "a b"}, {"seed": -1}):
+    wrong = ({"epochs": 0}, {"epochs": 2.5}, {"epochs": "ten"}, {"epochs": [3]}, {"lr": math.nan}, {"lr": 10**400})
+    for changed in (*wrong, {"model": "x"}, {"name": "a b"}, {"seed": -1}, {"threads": math.inf}):
         with pytest.raises(UserError, match=f"--{next(iter(changed))} "):
             replace(settings, **changed)
     with pytest.raises(UserError, match="one of them"):
