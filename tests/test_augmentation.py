@@ -24,8 +24,8 @@ def matrices(angle: float = 0, shift: tuple[float, float] = (0, 0), crop: tuple[
     return compose_affine(*(torch.tensor([float(value)]) for value in (angle, *shift)), torch.tensor([crop]).float())
 
 
-def noise(size: int = SIZE) -> Tensor:
-    return 255 * torch.rand(1, 1, size, size, generator=torch.Generator().manual_seed(0))
+def noise() -> Tensor:
+    return 255 * torch.rand(1, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("angle", [-20, -7.3, 0.1, 13, 20])

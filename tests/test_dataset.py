@@ -1,4 +1,4 @@
-"""`MNIST` as a data set: normalizing, indexing, DataLoaders, splitting; and people's own arrays made into a tar."""
+"""`MNIST` as a data set: normalizing, indexing, DataLoaders, splitting."""
 
 import pickle
 from collections.abc import Iterable
@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, Subset, random_split
-from torchvision import datasets
 
 import dataset as module
 from dataset import MEAN, MNIST, MNIST_SHA256, PADDING, STD, network_input
@@ -213,20 +212,3 @@ def test_a_split_that_leaves_a_part_empty_is_refused(test_set) -> None:
     for last in (0, -1, 360, 361):
         with pytest.raises(ValueError, match="split: expected a number from 1 to 359"):
             test_set.split(last)
-
-
-# --- one's own data as a tar: the lines that the README shows ---------------------------------------------------------
-
-
-def test_arrays_tables_and_data_sets_of_torchvision_become_a_tar(tmp_path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
-    np.savetxt(tmp_path / "a.csv", np.c_[np.arange(20) % 10, images.reshape(20, 784)], "%d", ",", header="label,...")
-    table = np.loadtxt(tmp_path / "a.csv", delimiter=",", skiprows=1, dtype=np.uint8)
-    write_tar(tmp_path / "new" / "train.tar", "train", table[:, 1:].reshape(-1, 28, 28), table[:, 0])
-    data = MNIST(tmp_path / "new" / "train.tar")
-    assert np.array_equal(data.images, images)
-    assert data.labels.tolist() == list(range(10)) * 2
-    fake = datasets.FakeData(20, (1, 28, 28))
-    pixels = np.stack([np.asarray(image.convert("L")) for image, _ in fake])
-    write_tar(tmp_path / "test.tar", "test", pixels, [int(label) for _, label in fake])
-    assert np.array_equal(MNIST(tmp_path / "test.tar").images, pixels)
