@@ -1,6 +1,6 @@
-"""The fault harness: runs that are killed, studies that are killed, runs that get in each other's way, full disks.
+"""The fault harness: runs and studies that are killed.
 
-    python tests/faults.py --kills 100 --seed 0 --full-disk
+    python tests/faults.py --kills 100 --seed 0
     python tests/faults.py --kills 100 --signal INT
 
 Kills: the three runs of the README, on few digits, are killed, gone on with by --resume, and killed again until they
@@ -8,23 +8,19 @@ are through. Half of the kills come at a random moment, half inside the writing 
 takes the place of another run's. After each kill every file has to be whole; at the end all files have to equal, bit
 for bit, those of a run that was never killed, but for the seconds that each epoch took.
 
-One round for twenty kills: two runs at once with one result's name, of which one has to be refused. From 50 kills on
-the study is killed, too. With --full-disk the disk fills up at each place of a run, one after the other: what stood
-there before has to be whole. Each of these runs is gone on with and compared as well.
+From 50 kills on the study is killed, too. Two runs of one name and full disks: tests/test_faults.py.
 
 Every run is a process of its own, forked from this one, which has imported torch and never uses it. Needs Linux.
 """
 
 import argparse
 import contextlib
-import errno
 import io
 import itertools
 import json
 import math
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -331,18 +327,6 @@ def kill_while_replacing(harness: Harness, wanted: int, argv: list[str]) -> None
         harness.finish(argv, folder, reference, f"replaced, killed in step {step}")
 
 
-def start_two(harness: Harness, argv: list[str], reference: Path) -> None:
-    """Start two runs at once, with the name and folder of one result, and checkpoints in folders of their own."""
-    folder = harness.new_folder()
-    started = [begin([*argv, "--checkpoint-dir", name], folder) for name in ("one", "other")]
-    outcomes = [wait(*each) for each in started]
-    refused = [outcome.text for outcome in outcomes if outcome.status == 2 and "another process" in outcome.text]
-    if sorted(outcome.status for outcome in outcomes) != [0, 2] or len(refused) != 1:
-        harness.broken.append("two runs with the name of one result:\n" + "\n".join(one.text for one in outcomes))
-    harness.broken += not_same(folder / "result_plot", reference / "result_plot")
-    harness.seen["pairs of runs"] += 1
-
-
 def redirect(path: str, *streams: int) -> None:
     for stream in streams:
         os.dup2(os.open(path, os.O_WRONLY), stream)
@@ -374,43 +358,6 @@ def kill_study(harness: Harness, data: Path) -> None:
     harness.seen["killed studies"] += 1
 
 
-def fill_disk(harness: Harness, argv: list[str]) -> None:
-    """Let the disk be full in one place of the run after the other, each time in a folder that holds a finished run.
-
-    In each file by a limit that the operating system sets (EFBIG); in each write, flush and rename by ENOSPC.
-    """
-
-    def no_space(number: int) -> Prepare:
-        def act(step: int, kind: str) -> None:
-            if step >= number and kind != "renamed":
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        return lambda: watch_writing(act)
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))  # fewer bytes than any file has
-
-    argv = [*argv, "--name", "run"]
-    before, reference = harness.new_folder(), harness.new_folder()
-    reference_run([*argv, "--epochs", "1"], before)
-    _, kinds = reference_run([*argv, "--epochs", "2"], reference)
-    steps = list(enumerate(kinds[:-1], start=1))  # the last one flushes a folder, without which it does
-    faults = [in_step(step, limit) for step, kind in steps if kind == "create"]
-    faults += [no_space(step) for step, kind in steps if kind != "renamed"]
-    for fault in faults:
-        folder, about = harness.new_folder(), f"full disk {harness.seen['full disks']}"
-        shutil.copytree(before, folder, dirs_exist_ok=True)
-        outcome = run([*argv, "--epochs", "2", "--restart"], folder, fault)
-        harness.check(folder, about, outcome, outcome.status in (0, 1, 2) and not left_behind(folder)[1])
-        there = {path.name for path in left_behind(folder)[0]}
-        harness.broken += [f"{about}: {path.name} is gone" for path in left_behind(before)[0] if path.name not in there]
-        outcome = run([*argv, "--epochs", "2", "--restart"], folder)
-        harness.check(folder, about, outcome, outcome.status == 0)
-        harness.broken += not_same(folder, reference)
-        harness.seen["full disks"] += 1
-        shutil.rmtree(folder)
-
-
 def small_picture(history: dict, file: io.BytesIO, digest: str) -> None:
     """A picture of what is drawn, in pixels of its own kind."""
     about = PngInfo()
@@ -429,11 +376,10 @@ def few_digits(folder: Path) -> Path:
 
 
 def main_faults(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Kill runs, fill disks, and see that nothing is lost.")
+    parser = argparse.ArgumentParser(description="Kill runs and studies, and see that nothing is lost.")
     parser.add_argument("--kills", type=int, default=100, help="processes to kill (default: 100)")
     parser.add_argument("--signal", choices=("KILL", "INT", "TERM"), default="KILL", help="that kills (default: KILL)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
-    parser.add_argument("--full-disk", action="store_true", help="then fill the disk, at each place of a run")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)  # threads do not survive fork
     main.plot.draw_run, main.plot.save = (lambda history: history), small_picture  # drawing takes longer than training
@@ -446,13 +392,8 @@ def main_faults(argv: list[str] | None = None) -> int:
         argvs = [[*argv, *common, "--epochs", str(EPOCHS)] for argv in RUNS]
         kill_runs(harness, options.kills - options.kills // 4, argvs)
         kill_while_replacing(harness, options.kills // 4, [*RUNS[1], *common, "--epochs", "1"])
-        reference_run(argvs[1], reference := harness.new_folder())
-        for _ in range(math.ceil(options.kills / 20)):
-            start_two(harness, argvs[1], reference)
         for _ in range(options.kills // 50):
             kill_study(harness, data)
-        if options.full_disk:
-            fill_disk(harness, [*RUNS[1], *common])
     print("\n".join(harness.broken))
     counts = "; ".join(f"{count} {what}" for what, count in harness.seen.items() if what != "folders made")
     print(f"{counts}; {len(harness.broken)} guarantees broken; {time.monotonic() - started:.0f} s")

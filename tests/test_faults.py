@@ -101,7 +101,7 @@ def other(small, tmp_path_factory) -> Path:
     "options",
     [
         ["--kills", "4"],
-        pytest.param(["--kills", "40", "--full-disk"], marks=pytest.mark.slow),
+        pytest.param(["--kills", "40"], marks=pytest.mark.slow),
         pytest.param(["--kills", "60", "--signal", "INT"], marks=pytest.mark.slow),
     ],
 )
@@ -338,41 +338,27 @@ class Malicious:
 def damaged(kind: str, good: bytes, marker: Path) -> bytes:
     if kind == "plain pickle":
         return pickle.dumps({"history": Malicious(marker)}, protocol=2)  # the one that torch expects
-    if kind in ("cut", "empty", "text"):
-        return {"cut": good[: len(good) // 2], "empty": b"", "text": b"this is no checkpoint\n"}[kind]
+    if kind == "cut":
+        return good[: len(good) // 2]
     state = torch.load(io.BytesIO(good), weights_only=True)
-    match kind:
-        case "malicious":
-            state["history"]["train_loss"] = Malicious(marker)
-        case "a list":
-            state = [state]
-        case "no optimizer":
-            del state["optimizer"]
-        case "another network":
-            state["network"] = main.MODELS["lenet"]().state_dict()
-        case "an optimizer of other shapes":
-            values = state["optimizer"]["state"][0]
-            values["momentum_buffer"] = values["momentum_buffer"][:1]
-        case "an optimizer of another network":
-            state["optimizer"]["param_groups"][0]["params"].pop()
+    if kind == "malicious":
+        state["history"]["train_loss"] = Malicious(marker)
+    else:
+        values = state["optimizer"]["state"][0]
+        values["momentum_buffer"] = values["momentum_buffer"][:1]
     torch.save(state, buffer := io.BytesIO())
     return buffer.getvalue()
 
 
-UNREADABLE = ("malicious", "plain pickle", "cut", "empty", "text", "a list", "no optimizer")
-CHANGED = ("another network", "an optimizer of other shapes", "an optimizer of another network")
-
-
-@pytest.mark.parametrize("kind", [*UNREADABLE, *CHANGED])
+@pytest.mark.parametrize("kind", ["malicious", "plain pickle", "cut", "of other shapes"])
 def test_a_bad_checkpoint_is_refused_and_never_executed(small, stopped, whole, kind):
     marker = stopped / "executed"
     bad = damaged(kind, checkpoint_of(stopped).read_bytes(), marker)
     checkpoint_of(stopped).write_bytes(bad)
-    for options in ([], ["--resume"]) if kind in UNREADABLE else (["--resume"],):
+    for options in ([], ["--resume"]):
         error = refused(start(stopped, small, *FOUR, *options))
         assert str(checkpoint_of(stopped)) in error
         assert "--restart" in error
-        assert ("not the one of now" in error) == (kind in CHANGED)
         assert checkpoint_of(stopped).read_bytes() == bad, "the user's to throw away"
     assert not marker.exists()
     assert start(stopped, small, *FOUR, "--restart").status == 0
@@ -517,19 +503,15 @@ def test_a_file_system_without_locks_costs_a_warning_for_each_folder(small, tmp_
 
 # --- streams, languages -----------------------------------------------------------------------------------------------
 
-NAMES = {"Korean": "숫자 손글씨", "emoji": "digits \N{GRINNING FACE}", "bytes": os.fsdecode(b"digits \xff\xb0")}
+FOLDER = os.fsdecode("숫자 \N{GRINNING FACE}".encode() + b"\xff")  # Korean, an emoji, and a byte that is no text
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
-@pytest.mark.parametrize("kind", NAMES)
-def test_no_name_of_a_folder_and_no_encoding_of_the_output_makes_a_traceback(
-    small, tmp_path, monkeypatch, kind, encoding
-):
+def test_no_name_of_a_folder_and_no_encoding_of_the_output_makes_a_traceback(small, tmp_path, monkeypatch, encoding):
     monkeypatch.chdir(tmp_path)
-    data = Path(NAMES[kind])
-    shutil.copytree(small, data)
-    argv = ["--model", "mlp", "--epochs", "2", "--device", "cpu", "--data-dir", str(data)]
-    argv += ["--output-dir", f"{data}/results", "--checkpoint-dir", f"{data}/checkpoints"]
+    shutil.copytree(small, FOLDER)
+    argv = ["--model", "mlp", "--epochs", "2", "--device", "cpu", "--data-dir", FOLDER]
+    argv += ["--output-dir", f"{FOLDER}/results", "--checkpoint-dir", f"{FOLDER}/checkpoints"]
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
@@ -545,9 +527,8 @@ def test_no_name_of_a_folder_and_no_encoding_of_the_output_makes_a_traceback(
     shown = out.buffer.getvalue().decode(encoding)
     assert "epoch 2/2" in shown
     assert b"unfinished run" in err.buffer.getvalue()
-    expected = {"Korean": "mlp-숫자-손글씨_epochs2", "emoji": "mlp-digits_epochs2", "bytes": "mlp-digits_epochs2"}
-    assert [path.stem for path in (data / "results").glob("*.json")] == [expected[kind]]
-    assert (str(data) in shown) == (encoding == "utf-8" and kind != "bytes"), "what can be shown is, else escaped"
+    assert [path.stem for path in Path(FOLDER, "results").glob("*.json")] == ["mlp-숫자_epochs2"]
+    assert ("숫자" in shown) == (encoding == "utf-8"), "what can be shown is, else escaped"
 
 
 def close(**streams: int) -> None:

@@ -76,16 +76,6 @@ def test_a_folder_that_is_gone_is_named_as_that_and_one_that_cannot_be_flushed_c
     assert (tmp_path / "a").read_bytes() == b"new"
 
 
-def test_only_what_was_left_beside_that_file_is_cleared(tmp_path):
-    mine = tmp_path / f".a.pt.123{files.TEMPORARY}"
-    others = [tmp_path / name for name in ("a.pt", f".a.pt2.1{files.TEMPORARY}", f"a.pt.1{files.TEMPORARY}", ".a.pt.1")]
-    for path in (mine, *others):
-        path.touch()
-    files.clear_temporary(tmp_path / "a.pt")
-    assert not mine.exists()
-    assert all(path.exists() for path in others)
-
-
 def test_a_folder_is_made_with_all_above_it_or_is_an_error(tmp_path):
     for _ in range(2):
         files.make_folder(tmp_path / "a" / "b")

@@ -115,15 +115,6 @@ def test_runs_differ_in_settings_recipe_network_data_and_measurements_and_in_not
     assert history.differences({}, record), "nothing is not the same"
 
 
-def test_a_resumed_run_names_what_it_was_trained_with_before_and_now():
-    saved, now = a_history(device="cuda", torch_version="1.0"), a_history(torch_version="2.0")
-    merged = history.resumed(saved, now)
-    assert (merged["device"], merged["torch_version"]) == ("cuda, cpu", "1.0, 2.0")
-    assert history.resumed(merged, now) == merged
-    assert ", " not in merged["numpy_version"], "what did not change is named once"
-    assert merged["test_loss"] == saved["test_loss"]
-
-
 def test_what_a_callback_measures_becomes_plain_finite_numbers():
     values = {"a": np.float32(0.5), "b": 3, "c": np.float64(-1), "d": np.int64(4), "e": main.torch.tensor(2.5)}
     kept = history.measured(a_history(), values)

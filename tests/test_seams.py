@@ -160,16 +160,6 @@ def test_a_layer_that_happens_to_be_called_c1_and_lazy_layers(settings, small, t
     assert len(arrays["predictions"]) == 70
 
 
-def test_two_networks_of_one_name_are_two_runs(settings, monkeypatch) -> None:
-    monkeypatch.setitem(MODELS, "mine", lambda: nn.Sequential(nn.Flatten(), nn.Linear(1024, 10)))
-    run(settings("mine"))
-    run(settings("mine"))
-    monkeypatch.setitem(MODELS, "mine", lambda: nn.Sequential(nn.Flatten(), nn.Linear(1024, 9), nn.Linear(9, 10)))
-    for resume in (False, True):
-        with pytest.raises(UserError, match=r"is of another run: .*network_sha256"):
-            run(settings("mine", resume=resume))
-
-
 @pytest.mark.parametrize("name", ["my/net", "resnet 18", "comparison", "a.weights", ".net", "x" * 120])
 def test_a_network_whose_name_cannot_be_a_files_is_refused(settings, monkeypatch, name) -> None:
     monkeypatch.setitem(MODELS, name, Centred)
@@ -277,6 +267,9 @@ def test_early_stopping(settings, tmp_path) -> None:
     assert json.loads((tmp_path / "results" / f"{NAME}.json").read_text()) == record
     assert torch.load(checkpoint_of(tmp_path), weights_only=True)["finished"]
     assert run(settings("mlp", epochs=9, resume=True)) == record, "it is a finished one"
+    patience.stop, patience.best = True, 9.0
+    again = run(settings("mlp", name="next"), patience)
+    assert len(again["test_loss"]) == 2, "what ended one run does not end the next"
 
 
 def test_what_a_callback_measures_is_kept_and_changes_nothing(settings) -> None:
@@ -344,8 +337,3 @@ def test_a_measurement_that_takes_the_name_of_the_runs_own_is_an_error_at_once(
         run(settings("mlp", epochs=1), callback)
     assert (tmp_path / "checkpoints" / f"{NAME}.pt").exists() == (method == "on_train_end")
     assert run(settings("mlp", epochs=1, resume=True))["lr"] == 0.05
-
-
-def test_a_callback_that_ended_one_run_does_not_end_the_next(settings) -> None:
-    run(settings("mlp", name="first"), callback := After(1, lambda: setattr(callback, "stop", True)))
-    assert len(run(settings("mlp", name="second"), callback)["test_loss"]) == 2

@@ -66,7 +66,7 @@ def open_run(stack: ExitStack, files: RunFiles, history: History, resume: bool, 
             f"{printable(files.checkpoint)}: holds an unfinished run, {done} of {planned} epochs\n"
             "go on with it with --resume, or throw it away with --restart"
         )
-    if not unfinished:  # which replaces the others whatever they are
+    if not unfinished:  # else what there is besides will be replaced, as was asked when that run began
         found |= {files.weights: read_weights(files.weights)["history"]} if files.weights.exists() else {}
         found |= {files.history: read_history(files.history)} if files.history.exists() else {}
     for path, saved in found.items():
@@ -114,8 +114,8 @@ def saying_how_to_resume(files: RunFiles, history: History) -> Iterator[None]:
         state = read_checkpoint(files.checkpoint) if files.checkpoint.exists() else None
         ours = state and not state["finished"] and not differences(state["history"], history)
         done = epochs_done(state["history"]) if state and ours else 0  # the last one of `history` may not be saved yet
-        advice = f"the same command with --resume {'goes on' if done else 'starts anew'}"
-        advice = f"{done} of {history['epochs']} epochs are saved: {advice}"
+        advice = f"{done} of {history['epochs']} epochs are saved: the same command with --resume "
+        advice += "goes on" if done else "starts anew"
         if isinstance(stop, OSError):
             stop.strerror = f"{stop.strerror}\nfix that; {advice}"
         else:

@@ -197,8 +197,7 @@ def write_arrays(arrays: dict[str, np.ndarray], history: History, file: BinaryIO
 
 def read_runs(folder: Path) -> list[Run]:
     """All runs in a folder, in the order of their names. Raises UserError on the first bad file."""
-    paths = sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
-    histories = [(path, read_history(path)) for path in paths]
+    histories = [(path, read_history(path)) for path in sorted(folder.glob("[!.]*.json"))]
     return [Run(path, history, read_arrays(path.with_suffix(".npz"), history)) for path, history in histories]
 
 
