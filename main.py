@@ -61,12 +61,19 @@ def option(default: Any, text: str, kind: Callable[[Any], Any] = str) -> Any:
     return field(default=default, metadata={"help": text, "kind": kind})
 
 
+def bool_or_function(value: Any) -> Any:
+    return value if callable(value) else bool(value)
+
+
 @dataclass(frozen=True)
 class Settings:
-    """What a run is told. What differs from the defaults names the run. Raises UserError where a value is no use."""
+    """What a run is told. What differs from the defaults names the run. Raises UserError where a value is no use.
+
+    augment: True, or a function of one's own, see `MNIST`; a history keeps its name.
+    """
 
     model: str = option("", f"the network: {', '.join(MODELS)}")
-    augment: bool = option(False, "rotate, translate and crop the training images", bool)
+    augment: Any = option(False, "rotate, translate and crop the training images", bool_or_function)
     epochs: int = option(50, "passes over the training set", number(int, 1, 10**6))
     batch_size: int = option(128, "of all processes", number(int, 1, 10**6))
     lr: float = option(0.05, "the peak learning rate", number(float, 1e-12, 1e38))
@@ -240,8 +247,9 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
         layers = describe(network, shape)
         check_logits(network, shape, data["classes"])
         distributed.check_batch_size(settings.batch_size, len(train_set), network)
+        told = vars(settings) | data | {"augment": bool(settings.augment)}
         recipe = recipe_of(network, settings.augment) | data | {"device": distributed.device_name(device)}
-        record = history.new_history(vars(settings) | data, DEFAULTS, recipe, callback.measures)
+        record = history.new_history(told, DEFAULTS, recipe, callback.measures)
         files = checkpoint.RunFiles(record["name"], Path(settings.output_dir), Path(settings.checkpoint_dir))
         state = distributed.main_decides(
             lambda: checkpoint.open_run(stack, files, record, settings.resume, settings.restart)
@@ -265,6 +273,7 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
             record |= history.measured(record, callback.on_train_begin(training.network, training.average, train_set))
         for epoch in range(history.epochs_done(record) + 1, settings.epochs + 1):
             metrics = train_and_test(training, epoch, settings)
+            callback.history = record | {name: [*record[name], value] for name, value in metrics.items()}
             history.add_epoch(record, metrics, callback.on_epoch_end(training.network, training.average, train_set))
             if distributed.is_main():
                 checkpoint.save_checkpoint(files, training._asdict(), record)
@@ -323,7 +332,7 @@ def train_and_test(training: Training, epoch: int, settings: Settings) -> dict[s
     # anew for each epoch and process, so that an epoch draws the same whatever ran before it
     torch.manual_seed(seed_of(DRAWS, settings.seed, epoch, distributed.rank()))
     batches.epoch = epoch
-    train_set.augment = AUGMENT if settings.augment else False
+    train_set.augment = AUGMENT if settings.augment is True else settings.augment
     with fast_layers_in(network, average):
         train_loss, train_accuracy = train(wrapped, average, batches, optimizer, scheduler)
         train_set.augment = False
@@ -338,12 +347,14 @@ def train_and_test(training: Training, epoch: int, settings: Settings) -> dict[s
     return dict(zip(history.LISTS, measured + used, strict=True))
 
 
-def recipe_of(network: nn.Module, augment: bool) -> History:
+def recipe_of(network: nn.Module, augment: Any) -> History:
     """What a history says of how, and which, network is trained."""
     recipe: History = {"optimizer": "SGD", "momentum": MOMENTUM, "nesterov": NESTEROV, "max_grad_norm": MAX_GRAD_NORM}
     recipe |= {"warmup_steps": WARMUP_STEPS, "max_warmup": MAX_WARMUP, "decay": DECAY}
     recipe |= {"averaging": AVERAGING, "bn_images": BN_IMAGES, "mean": MEAN, "std": STD, "padding": PADDING}
-    if augment:
+    if callable(augment):
+        recipe |= {"augmentation": getattr(augment, "__qualname__", repr(augment))}
+    elif augment:
         recipe |= {"rotation": ROTATION, "translation": TRANSLATION, "min_crop": MIN_CROP}
         recipe |= {"augment_strength_min": AUGMENT[0], "augment_strength_max": AUGMENT[1]}
     return recipe | {"parameters": count_parameters(network), "network_sha256": checkpoint.network_sha256(network)}
@@ -358,7 +369,7 @@ def finish(files: checkpoint.RunFiles, training: Training, record: History, pict
     arrays = result.answers(*predict(average, in_order(test_set, range(len(test_set)))))
     if pictures:
         arrays |= result.pictures(average, test_set.images, arrays)
-    if pictures and record["augment"]:
+    if pictures and "rotation" in record:
         torch.manual_seed(seed_of(DRAWS, record["seed"]))
         arrays |= result.draws(training.train_set, record["classes"], lambda some: warp(some, draw_affine(len(some))))
     checkpoint.save_result(files, average, record, arrays)

@@ -1,7 +1,9 @@
 """README.md and README.ko.md: each number is that of a committed file, and CI runs the lines of the first block."""
 
+import dataclasses
 import re
 import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from documents import LECUN, check_numbers, parse
 import dataset
 import main
 import study
+from support.run import Callback, history
 
 ROOT = Path(main.__file__).resolve().parent
 LANGUAGES = ("README.md", "README.ko.md")
@@ -113,6 +116,33 @@ def test_the_korean_one_carries_every_line_of_code():
     assert len(english) > 40
     assert [line for line in english if line not in korean] == []
     assert len(english) == len(korean)
+
+
+def test_the_lines_of_python_train(sample, tmp_path, monkeypatch):
+    """As they stand, but on few digits and for few epochs."""
+    folders = {"output_dir": tmp_path, "checkpoint_dir": tmp_path, "data_dir": sample}
+    ended = []
+
+    def run(settings: main.Settings, callback: Callback = Callback()) -> history.History:  # noqa: B008
+        told = {"epochs": 9, "lr": 0.5, "validation": min(settings.validation, 400)}  # at that rate a loss soon rises
+        ended.append(real(dataclasses.replace(settings, **folders, **told), callback))
+        return ended[-1]
+
+    real = main.run
+    monkeypatch.setattr(main, "run", run)
+    monkeypatch.setattr(main, "MODELS", main.MODELS)  # the same dictionary, given back as it was
+    monkeypatch.delitem(main.MODELS, "mine", raising=False)
+    for block in re.findall(r"((?:^    .*\n|^\n(?=    ))+)", read("README.md"), re.MULTILINE):
+        if "run(Settings" in block:
+            exec(textwrap.dedent(block), {})
+    stopped, mine = ended
+    assert stopped["validation"] == 400
+    assert len(stopped["test_loss"]) < 9
+    assert min(stopped["test_loss"]) < min(stopped["test_loss"][-5:])
+    assert mine["model"] == "mine"
+    assert mine["augment"]
+    assert mine["augmentation"] == "darker"
+    del main.MODELS["mine"]
 
 
 def test_every_committed_picture_is_shown_or_linked():

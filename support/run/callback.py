@@ -16,6 +16,7 @@ class Callback:
 
     measures: tuple[str, ...] = ()  # by `on_epoch_end`, as far as that is known before: a run without is another run
     pictures = True  # whether the result holds images and is drawn
+    history: dict[str, Any] = {}  # noqa: RUF012 - of the run so far, with the epoch that `on_epoch_end` is called after
     stop = False  # set it, in `on_epoch_end`, to end the run there as a finished one
 
     def on_train_begin(self, network: "nn.Module", average: "nn.Module", train_set: Any) -> dict[str, float] | None:
