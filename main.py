@@ -73,7 +73,7 @@ class Settings:
     """
 
     model: str = option("", f"the network: {', '.join(MODELS)}")
-    augment: Any = option(False, "rotate, translate and crop the training images", bool_or_function)
+    augment: Any = option(False, "rotate, translate and crop the training images", bool_or_function)  # noqa: RUF009
     epochs: int = option(50, "passes over the training set", number(int, 1, 10**6))
     batch_size: int = option(128, "of all processes", number(int, 1, 10**6))
     lr: float = option(0.05, "the peak learning rate", number(float, 1e-12, 1e38))
