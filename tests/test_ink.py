@@ -295,7 +295,7 @@ def test_painted_digits_are_found_in_each_kind_of_picture(kind, sample):
     seven = np.asarray(drawn(7, size=28, pen=3, paper=0, ink=255))
     found = 0
     for seed in range(6):
-        picture = ink.flatten(Image.open(painter.paint(kind, seven, np.random.default_rng(seed))))
+        picture = ink.flatten(Image.open(painter.paint(kind, seven, 7, np.random.default_rng(seed))))
         prepared = ink.normalize(ink.find_figures(picture)[0].mask)
         found += difference(prepared, ink.prepare(Image.fromarray(seven))) < 0.6  # it is turned by up to 8 degrees
     assert found >= 5

@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter, ImageOps
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
-from support.digits.lines import EIGHT, extent, find_lines, large_pieces, reduce, stroke_width
+from support.digits.lines import EIGHT, LEGIBLE, extent, is_stroke, find_lines, large_pieces, reduce, stroke_width
 
 SIZE = 28  # pixels a side of an MNIST image
 
@@ -433,6 +433,7 @@ class Figure:
     on_edge: bool = False  # more of it lies on the sheet's outermost pixels than half its longer side
     scale: float = 1  # of the picture, a pixel of the mask
     box: tuple[float, float, float, float] = (0, 0, 0, 0)  # in the picture: left, top, right, bottom
+    whole: "Figure | None" = None
 
     @property
     def height(self) -> int:
@@ -469,7 +470,6 @@ class Figure:
 GRAIN = 2  # pixels: ink is connected across gaps up to this
 SPECK = 0.02  # of the largest piece: what is smaller is dust or noise
 PALE = 0.6  # of the threshold: lines are looked for from there, at the threshold of darker ink they fall to pieces
-LEGIBLE = WORKING // 32  # pixels: a digit has a side of at least that
 MAX_PIECES = 50  # the largest are enough: the digits are among them, or there are none
 
 
@@ -479,6 +479,7 @@ def figures_on(sheet: Sheet) -> list[Figure]:
     possible = sheet.inside.copy()
     mask = np.zeros_like(possible)
     light_on_dark = False
+    first = None
     for share in (PALE, 1, 1, 1):
         try:
             level = _threshold(signal, possible)
@@ -491,7 +492,8 @@ def figures_on(sheet: Sheet) -> list[Figure]:
         light_on_dark = squares is not mask
         mask = squares
         structure = find_lines(mask if light_on_dark else possible & (signal > share * level), sheet.inside)
-        structure |= _containers(mask & ~structure)
+        if first is None:
+            first = mask | structure
         if not structure.any():
             break
         if not _legible(mask & ~structure):
@@ -504,7 +506,33 @@ def figures_on(sheet: Sheet) -> list[Figure]:
         possible &= ~ndimage.binary_dilation(structure, EIGHT, iterations=2) | mask
     if not light_on_dark:
         mask = mask & ~_faint_holes(mask, signal)
-    return _join(_pieces(mask, sheet.inside))
+    glyphs = _join(_pieces(mask, sheet.inside))
+    if first is not None:
+        for glyph in glyphs:
+            glyph.whole = _whole_of(glyph, first, mask)
+    return glyphs
+
+
+def _whole_of(glyph, first, mask):
+    rows, columns = slice(glyph.top, glyph.top + glyph.height), slice(glyph.left, glyph.left + glyph.width)
+    own = np.zeros_like(first)
+    own[rows, columns] = glyph.mask
+    if (own & first).sum() < 0.5 * own.sum():
+        return None
+    numbers, count = ndimage.label(first, EIGHT)
+    keep = np.zeros(count + 1, bool)
+    keep[np.unique(numbers[own & first])] = True
+    if is_stroke(glyph.mask):
+        for number, box in enumerate(ndimage.find_objects(numbers), 1):
+            if box[0].start <= rows.start and box[0].stop >= rows.stop and box[1].start <= columns.start and box[1].stop >= columns.stop:
+                if not keep[number] and ndimage.binary_fill_holes(numbers[box]==number)[rows.start-box[0].start+1,columns.start-box[1].start+1]:
+                    keep[number] = True
+    keep[0] = False
+    whole = keep[numbers] | own
+    if (whole & ~own).sum() < 0.02 * own.sum():
+        return None
+    r, c = extent(whole)
+    return Figure(whole[r, c], c.start, r.start)
 
 
 def _ink_not_paper(signal: np.ndarray, sheet: Sheet) -> np.ndarray:
@@ -582,19 +610,6 @@ def _ink_on_squares(mask: np.ndarray) -> np.ndarray:
 def _legible(mask: np.ndarray) -> bool:
     """Whether any piece of a mask (H, W) is large enough to be read."""
     return any(True for _ in large_pieces(mask, LEGIBLE))
-
-
-def _containers(mask: np.ndarray) -> np.ndarray:
-    """Pieces that enclose another one of some size, as a ring round a digit does: bool (H, W)."""
-    result = np.zeros_like(mask)
-    for box, piece in large_pieces(mask, 2 * LEGIBLE):
-        held = ndimage.binary_fill_holes(piece) & mask[box] & ~piece
-        if held.any():
-            rows, columns = extent(held)
-            height, width = rows.stop - rows.start, columns.stop - columns.start
-            if height >= LEGIBLE and max(height, width) > 0.3 * max(piece.shape):
-                result[box] |= piece
-    return result
 
 
 def _pieces(mask: np.ndarray, inside: np.ndarray) -> list[Figure]:

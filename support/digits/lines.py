@@ -1,7 +1,8 @@
-"""Lines in a mask of ink: ruled and squared paper, cells, frames, what is underlined; found to be taken away.
+"""Ruled lines, frames and rings in a mask of ink, found to be taken away from the digit that stands on or in them.
 
-A line is straight, thin, and runs nearly along the picture's sides; what makes it no stroke of a digit is said in
-`find_lines`. It knows nothing of pictures, only masks.
+A line is straight, thin, and runs nearly along the picture's sides. So do strokes of digits: what makes it a line is
+said in `find_lines`, and what it is taken from is read with and without it (`reading.py`). It knows nothing of
+pictures, only masks.
 """
 
 import math
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-BORDER = 8  # pixels from the edge of a sheet that count as the edge
-SMALLEST = 16  # pixels of the longer side of a piece that is searched
+BORDER = 10  # pixels from the edge of a sheet that count as the edge
+LEGIBLE = 16  # pixels: a digit has a side of at least that
 MAX_PIECES = 12  # that are searched, the largest first
 LOOKED_AT = 160  # pixels of the longer side of a piece while lines are looked for in it
 STEEPEST = 0.2  # of a line against the picture's sides: 11 degrees
@@ -22,9 +23,10 @@ FULL = 0.85  # of a line's pixels are ink; the rest are gaps
 MOSTLY_THIN = 0.5  # of a line's pixels no stroke crosses
 SLENDER = 10  # times as long as thick is a line at least
 THIN = 0.12  # of the piece's longer side: what is thicker is no line
-CERTAIN = 8  # so many lines are a grid, whatever is left without them
-ALIKE = 2  # times as high as each other are digits of one line at most
 MANY = 3  # so many lines from edge to edge are no digit
+MOSTLY_STRAIGHT = 0.5  # of the ink of a frame is found to be lines
+OVAL = 0.8  # times as wide as high is a 0 at most, most rings are more
+HELD = 0.3  # of a frame's shorter side: what is smaller may be a blot in a loop
 DASHES = 6  # so many make a broken line
 SHORTEST_DASH = 5  # pixels
 MAX_DASH = 0.25  # of the longer side of the sheet: what is longer is a line, whole already
@@ -41,48 +43,118 @@ class Line:
     stop: int
     thickness: float
     spans: bool  # from edge to edge of the sheet
-    alone: bool  # nothing else hangs together with it
-    in_grid: bool  # so do others, both ways
+    piece: int  # of ink that it is a part of
 
 
 def find_lines(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """What in a mask of ink (H, W) is a printed or ruled line, not a stroke of a digit: bool (H, W).
+    """What in a mask of ink (H, W) is none of the digit's: bool (H, W).
 
-    That is what runs from edge to edge of the sheet `inside`; lines both ways, as in a grid or a frame; a line below or
-    above that is longer than what stands on it; and what is much thinner than the strokes. Where a stroke crosses a
-    line, the stroke stays.
+    That is what runs from edge to edge of the sheet `inside`, a frame or ring round something, and a line below that is
+    longer than what stands on it. Where a stroke crosses a line, the stroke stays.
     """
-    lines = _all_lines(_bridge_dashes(mask), inside)
-    if not lines:
-        return np.zeros_like(mask)
-    spanning = _from_edge_to_edge(lines, mask, inside)
-    sure = spanning + [line for line in lines if line.in_grid and not line.spans]
-    usual = np.median([line.thickness for line in sure]) if sure else 0
-    sure = [line for line in sure if line.thickness < 1.5 * (usual + 1)]  # others are strokes along a line
-    if len(sure) < CERTAIN and len(spanning) < MANY and any(line.in_grid for line in sure):
-        left = _without(mask, sure)
-        taken, rest = mask & ~left, _largest(left)
-        if rest is not None and rest.sum() < 0.25 * taken.sum() and _touches(rest, taken):
-            sure = []  # it was a digit of straight strokes
-    others = [line for line in lines if not line.in_grid and not line.spans]
-    main = _largest(_without(mask, sure + [line for line in others if line.across]))
-    if main is None:
-        sure += [line for line in others if line.across]
-    else:
-        sure += [line for line in others if _underlines(line, main) or _is_stray(line, main)]
-    return mask & ~_without(mask, sure)
+    bridged = _bridge_dashes(mask)
+    lines = _all_lines(bridged, inside)
+    ruled = _from_edge_to_edge(lines, mask)
+    frames = mask & _frames(_without(bridged, ruled), lines)
+    rest = _without(mask, ruled) & ~frames
+    across = [line for line in lines if line.across and not line.spans and not (line.pixels & frames).any()]
+    main = _largest(_without(rest, across))
+    if main is not None:
+        underlines = [line for line in across if _stands_out(line, main)]
+        if any(_share_above(main, line) > 0.85 for line in underlines):
+            rest = _without(rest, underlines)
+    return mask & ~rest
 
 
-def _from_edge_to_edge(lines: list[Line], mask: np.ndarray, inside: np.ndarray) -> list[Line]:
-    """Those of the lines in a mask (H, W) that run from edge to edge of a sheet, and are no strokes of a digit.
+def _from_edge_to_edge(lines: list[Line], mask: np.ndarray) -> list[Line]:
+    """Those of the lines in a mask (H, W) that run from edge to edge, with those that cross them as in a grid.
 
-    One that fills the picture, a 4 or 9, has such strokes; the rest of it is near the edge, too, and about as thick.
+    A digit that fills the picture has strokes from edge to edge, too. They hang together with the rest of it, and end
+    where that does.
     """
     spanning = [line for line in lines if line.spans]
-    main = _largest(_without(mask, spanning)) if 0 < len(spanning) < MANY else None
-    if main is None or not _reaches(main, inside) or _reaches(mask, inside) < 4:
-        return spanning
-    return [line for line in spanning if line.thickness < stroke_width(main[extent(main)]) / 2]
+    main = _largest(_without(mask, [line for line in lines if line.piece in {one.piece for one in spanning}]))
+    if main is None or len(spanning) >= MANY:
+        ruled = spanning
+    else:
+        ruled = [line for line in spanning if not _touches(main, line.pixels) or _goes_beyond(line, main)]
+    pieces = {line.piece for line in ruled}
+    return ruled + [
+        line
+        for line in lines
+        if line.piece in pieces and not line.spans and (main is None or _goes_beyond(line, main))
+    ]
+
+
+def _goes_beyond(line: Line, figure: np.ndarray) -> bool:
+    """Whether a line ends outside of a figure (H, W) on both sides."""
+    rows, columns = extent(figure)
+    along = columns if line.across else rows
+    side = max(rows.stop - rows.start, columns.stop - columns.start)
+    return min(along.start - line.start, line.stop - along.stop) > END * side
+
+
+def _stands_out(line: Line, figure: np.ndarray) -> bool:
+    """Whether a line across lies below or above a figure (H, W), and ends outside of what of it is near.
+
+    The foot of a 1 does so, too, but it is short.
+    """
+    rows, columns = extent(figure)
+    height = rows.stop - rows.start
+    if 0.15 < _share_above(figure, line) < 0.85:
+        return False
+    level = round(line.pixels.nonzero()[0].mean())
+    near = figure[max(level - height // 4, 0) : level + height // 4]
+    if near.any():
+        columns = extent(near)[1]
+    out = min(columns.start - line.start, line.stop - columns.stop)
+    return out > (END * height if _touches(figure, line.pixels) else 0) and line.stop - line.start > 0.8 * height
+
+
+def _share_above(figure: np.ndarray, line: Line) -> float:
+    """How much of a figure (H, W) lies above a line across."""
+    return float(figure[: round(line.pixels.nonzero()[0].mean())].sum() / figure.sum())
+
+
+def _frames(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
+    """Pieces of a mask (H, W) that surround another one of some size: rings, and frames of lines, closed or not.
+
+    An oval round a single stroke is a 0 with a stroke of its own, as programmers write it.
+    """
+    numbers, _ = ndimage.label(mask, EIGHT)
+    boxes = ndimage.find_objects(numbers)
+    straight = np.logical_or.reduce([np.zeros_like(mask), *[line.pixels for line in lines]])
+    result = np.zeros_like(mask)
+    for number, box in enumerate(boxes, 1):
+        high, wide = sides = _sides(box)
+        if max(sides) < 2 * LEGIBLE:
+            continue
+        least = max(LEGIBLE, HELD * min(sides))
+        held = [i for i, inner in enumerate(boxes, 1) if i != number and max(_sides(inner)) > least and _in(inner, box)]
+        if not held:
+            continue
+        piece = numbers[box] == number
+        if straight[box][piece].mean() < MOSTLY_STRAIGHT:
+            filled = ndimage.binary_fill_holes(piece)
+            held = [i for i in held if (filled & (numbers[box] == i)).any()]
+            if wide < OVAL * high and len(held) == 1 and is_stroke(numbers[boxes[held[0] - 1]] == held[0]):
+                continue
+        if held:
+            result[box] |= piece
+    return result
+
+
+def _sides(box: tuple[slice, slice]) -> tuple[int, int]:
+    return box[0].stop - box[0].start, box[1].stop - box[1].start
+
+
+def _in(box: tuple[slice, slice], other: tuple[slice, slice]) -> bool:
+    return all(outer.start <= part.start and part.stop <= outer.stop for part, outer in zip(box, other, strict=True))
+
+
+def is_stroke(mask: np.ndarray) -> bool:
+    """Whether a piece (h, w) is a single straight stroke: no longer than from corner to corner."""
+    return bool(mask.sum() < 1.25 * math.hypot(*mask.shape) * stroke_width(mask))
 
 
 def _bridge_dashes(mask: np.ndarray) -> np.ndarray:
@@ -125,51 +197,8 @@ def _without(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
 
 
 def _touches(figure: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two masks (H, W) that share no pixel hang together."""
-    return bool((ndimage.binary_dilation(figure, EIGHT) & other).any())
-
-
-def _reaches(figure: np.ndarray, inside: np.ndarray) -> int:
-    """How many of the four sides of a sheet (H, W) a figure (H, W) comes near to."""
-    near = max(BORDER, max(inside.shape) // 16)
-    gaps = [
-        gap
-        for one, other in zip(extent(figure), extent(inside), strict=True)
-        for gap in (one.start - other.start, other.stop - one.stop)
-    ]
-    return sum(gap < near for gap in gaps)
-
-
-def _border(inside: np.ndarray) -> np.ndarray:
-    """The pixels of a sheet (H, W) that are no more than BORDER from its edge: bool (H, W)."""
-    return inside & ~ndimage.minimum_filter(inside, 2 * BORDER + 1, mode="constant", cval=False)
-
-
-def _underlines(line: Line, figure: np.ndarray) -> bool:
-    """Whether a line across lies below or above a figure (H, W), and stands out on both sides of what is near to it.
-
-    The foot of a 1 does so, too, but it is short.
-    """
-    rows, columns = extent(figure)
-    height = rows.stop - rows.start
-    level = round(line.pixels.nonzero()[0].mean())
-    if not line.across or 0.15 < figure[:level].sum() / figure.sum() < 0.85:
-        return False
-    near = figure[max(level - height // 4, 0) : level + height // 4]
-    if near.any():
-        columns = extent(near)[1]
-    out = min(columns.start - line.start, line.stop - columns.stop)
-    return out > 0.1 * height and line.stop - line.start > 0.8 * height
-
-
-def _is_stray(line: Line, figure: np.ndarray) -> bool:
-    """Whether a line stands alone, thinner than the strokes of a figure (H, W) by far, and is no 1 beside it."""
-    if not line.alone:
-        return False
-    rows, columns = extent(figure)
-    strokes, height, length = stroke_width(figure[rows, columns]), rows.stop - rows.start, line.stop - line.start
-    like_one = not line.across and ALIKE * length > height and ALIKE * height > length
-    return line.thickness < strokes / (4 if like_one else 2)
+    """Whether two masks (H, W) hang together."""
+    return bool((ndimage.binary_dilation(figure, EIGHT, iterations=3) & other).any())
 
 
 def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
@@ -177,45 +206,43 @@ def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
     numbers, _ = ndimage.label(mask, EIGHT)
     masses = np.bincount(numbers.ravel())[1:]
     boxes = ndimage.find_objects(numbers)
-    border = _border(inside)
+    border = inside & ~ndimage.minimum_filter(inside, 2 * BORDER + 1, mode="constant", cval=False)
     lines = []
     for index in masses.argsort()[::-1][:MAX_PIECES]:
         box = boxes[index]
         piece = numbers[box] == index + 1
-        if max(piece.shape) < SMALLEST:
+        if max(piece.shape) < LEGIBLE:
             continue
         scale = max(1, math.ceil(max(piece.shape) / LOOKED_AT))
         small, edge = reduce(piece, scale), reduce(border[box] & piece, scale)
-        across, down = _straight(small), [line.T for line in _straight(small.T)]
-        in_grid = (len(across) >= 2 and len(down) >= 2) or _is_frame(across, down)
-        for axis, pixels in [(1, line) for line in across] + [(0, line) for line in down]:
-            along = pixels.nonzero()[axis]
-            ends = along <= along.min() + 4, along >= along.max() - 4
-            whole = np.zeros_like(mask)
-            whole[box] = pixels.repeat(scale, 0).repeat(scale, 1)[: piece.shape[0], : piece.shape[1]] & piece
-            lines.append(
-                Line(
-                    pixels=whole,
-                    across=axis == 1,
-                    start=box[axis].start + scale * int(along.min()),
-                    stop=box[axis].start + scale * int(along.max() + 1),
-                    thickness=whole.sum() / max(1, whole.any(1 - axis).sum()),
-                    spans=all(bool(edge[pixels][end].any()) for end in ends) and edge[pixels].mean() < 0.5,
-                    alone=bool(whole.sum() > 0.85 * masses[index]),
-                    in_grid=in_grid,
+        for axis, found in ((1, _straight(small)), (0, [line.T for line in _straight(small.T)])):
+            for pixels in found:
+                along = pixels.nonzero()[axis]
+                ends = along <= along.min() + 4, along >= along.max() - 4
+                whole = np.zeros_like(mask)
+                whole[box] = pixels.repeat(scale, 0).repeat(scale, 1)[: piece.shape[0], : piece.shape[1]] & piece
+                lines.append(
+                    Line(
+                        pixels=whole,
+                        across=axis == 1,
+                        start=box[axis].start + scale * int(along.min()),
+                        stop=box[axis].start + scale * int(along.max() + 1),
+                        thickness=whole.sum() / max(1, whole.any(1 - axis).sum()),
+                        spans=all(bool(edge[pixels][end].any()) for end in ends) and edge[pixels].mean() < 0.5,
+                        piece=int(index),
+                    )
                 )
-            )
     return lines
 
 
 def _straight(mask: np.ndarray) -> list[np.ndarray]:
     """The thin straight lines in a mask (h, w) that run along its rows, or up to STEEPEST against them: masks."""
     height, width = mask.shape
-    length = max(round(SPAN * width), 8)
+    length, short = (max(round(share * width), least) | 1 for share, least in ((SPAN, 8), (END, 4)))
     if length > width:
         return []
-    short = max(round(END * width), 4)
-    thickness = _run_lengths(mask)
+    runs, _ = ndimage.label(mask, [[0, 1, 0]] * 3)  # down each column
+    thickness = np.bincount(runs.ravel())[runs]
     thin = mask & (thickness <= max(THIN * max(height, width), 2))
     found = np.zeros_like(mask)
     columns = np.arange(width)
@@ -226,11 +253,10 @@ def _straight(mask: np.ndarray) -> list[np.ndarray]:
         if not len(rows):
             continue
         level, slim = mask[rows, columns], thin[rows, columns]
-        full = _windows(level, length) >= FULL * length
-        full &= _windows(slim, length) >= MOSTLY_THIN * length
+        full = (_mean(level, length) >= FULL) & (_mean(slim, length) >= MOSTLY_THIN)
         # a stroke that stands on one end of a line leaves no window there but a short one beyond it
-        goes_on = (_windows(slim, short) >= FULL * short) & full.any(1, keepdims=True)
-        y, x = ((_covered(full, width) | _covered(goes_on, width)) & level).nonzero()
+        goes_on = (_mean(slim, short) >= FULL) & full.any(1, keepdims=True)
+        y, x = ((_covered(full, length) | _covered(goes_on, short)) & level).nonzero()
         found[rows[y, x], x] = True
     numbers, count = ndimage.label(ndimage.binary_dilation(found, np.ones((3, 9), bool)), EIGHT)  # across gaps
     lines = []
@@ -245,41 +271,14 @@ def _straight(mask: np.ndarray) -> list[np.ndarray]:
     return lines
 
 
-def _windows(level: np.ndarray, length: int) -> np.ndarray:
-    """Of each `length` neighbours in a row of a mask (h, w), how many are set: int (h, w - length + 1)."""
-    sums = np.zeros((len(level), level.shape[1] + 1), np.int32)
-    np.cumsum(level, axis=1, out=sums[:, 1:])
-    return sums[:, length:] - sums[:, :-length]
+def _mean(level: np.ndarray, length: int) -> np.ndarray:
+    """Of each pixel of a mask (h, w), how much of its `length` neighbours in the row is set: float (h, w)."""
+    return ndimage.uniform_filter1d(level.astype(np.float32), length, axis=1, mode="constant") + 1e-6
 
 
-def _covered(full: np.ndarray, width: int) -> np.ndarray:
-    """The pixels of the windows that are full, bool (h, windows): bool (h, width)."""
-    marks = np.zeros((len(full), width + 1), np.int32)
-    length = width + 1 - full.shape[1]
-    marks[:, : full.shape[1]] += full
-    marks[:, length:] -= full
-    return np.cumsum(marks, axis=1)[:, :width] > 0
-
-
-def _run_lengths(mask: np.ndarray) -> np.ndarray:
-    """Of each pixel of a mask (H, W), the length of the run of set pixels in its column: int (H, W)."""
-    padded = np.pad(mask, ((1, 1), (0, 0))).T
-    change = np.diff(padded.astype(np.int8).ravel())
-    starts, stops = (change == 1).nonzero()[0] + 1, (change == -1).nonzero()[0] + 1
-    lengths = np.zeros(padded.size, np.int32)
-    lengths[padded.ravel()] = np.repeat(stops - starts, stops - starts)
-    return lengths.reshape(padded.shape)[:, 1:-1].T
-
-
-def _is_frame(across: list[np.ndarray], down: list[np.ndarray]) -> bool:
-    """Whether at least three of the four sides of a piece are lines."""
-    sides = set()
-    for axis, lines in enumerate((across, down)):
-        for line in lines:
-            middle = np.nonzero(line)[axis].mean() / line.shape[axis]
-            if not 0.15 < middle < 0.85:
-                sides.add((axis, middle > 0.5))
-    return len(sides) >= 3
+def _covered(centres: np.ndarray, length: int) -> np.ndarray:
+    """The pixels of windows of that length in the rows, by the mask (h, w) of their centres."""
+    return ndimage.maximum_filter1d(centres, length, axis=1, mode="constant")
 
 
 # --- masks ------------------------------------------------------------------------------------------------------------
