@@ -22,9 +22,9 @@ from dataset import network_input
 from main import DEFAULTS, restore_network
 from model import MODELS
 from support import files
-from support.digits.ink import Figure, PictureError, find_figures, normalize, open_picture, turn
+from support.digits.ink import Glyph, PictureError, find_glyphs, normalize, open_picture, turn
 from support.digits.page import write_page
-from support.digits.reading import Reading, as_json, as_text, choose, draw, judge
+from support.digits.reading import Reading, as_dict, as_text, choose, draw, judge
 from support.figures import axes
 from support.run.checkpoint import read_weights
 from support.run.history import run_name
@@ -85,21 +85,21 @@ def classify(images: np.ndarray, network: nn.Module) -> Tensor:
     return network(network_input(torch.from_numpy(images)[:, None].float())).softmax(1)
 
 
-def recognize(figure: Figure, network: nn.Module) -> list[float]:
-    """The mean probabilities of the classes over the figure as it stands and turned a little either way.
+def recognize(glyph: Glyph, network: nn.Module) -> list[float]:
+    """The mean probabilities of the classes over the glyph as it stands and turned a little either way.
 
     An answer that hangs on how a digit slants is none to be sure of.
     """
-    images = np.stack([normalize(turn(figure.mask, degrees)) for degrees in TTA_ANGLES])
+    images = np.stack([normalize(turn(glyph.mask, degrees)) for degrees in TTA_ANGLES])
     return classify(images, network).mean(0).tolist()
 
 
 def read(file: str, network: nn.Module, everything: bool = False) -> Reading:
     """Read the largest digit in a file, or all. Raises PictureError."""
     picture = open_picture(file)
-    lines, doubts = choose(find_figures(picture.pixels), everything)
-    digits = [[judge(figure, recognize(figure, network), everything) for figure in line] for line in lines]
-    return Reading(file, picture, digits, everything, doubts)
+    rows, warnings = choose(find_glyphs(picture.pixels), everything)
+    digits = [[judge(glyph, lambda one: recognize(one, network), everything) for glyph in row] for row in rows]
+    return Reading(file, picture, digits, everything, warnings)
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

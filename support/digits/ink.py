@@ -2,7 +2,7 @@
 
 What was done to MNIST's digits (LeCun et al. 1998, III.A) is done to a photograph or a drawing: its ink is found,
 fitted into 20x20 pixels keeping its proportions, and placed with its centre of mass in the middle of 28x28, strokes as
-thick as MNIST's. The way there: `open_picture` (file to RGB), `find_figures` (RGB to ink), `normalize` (ink to 28x28).
+thick as MNIST's. The way there: `open_picture` (file to RGB), `find_glyphs` (RGB to ink), `normalize` (ink to 28x28).
 It knows nothing of networks.
 """
 
@@ -11,6 +11,7 @@ import math
 import stat
 import warnings
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from PIL import Image, ImageFilter, ImageOps
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
-from support.digits.lines import EIGHT, LEGIBLE, extent, is_stroke, find_lines, large_pieces, reduce, stroke_width
+from support.digits.lines import EIGHT, LEGIBLE, extent, find_lines, is_stroke, large_pieces, near_edge, reduce, stroke_width
 
 SIZE = 28  # pixels a side of an MNIST image
 
@@ -29,7 +30,7 @@ MAX_SIDE = 30_000  # pixels; of a very long picture Pillow's resizing needs giga
 WORKING = 512  # pixels of the longer side, to which every picture is scaled: a digit a tenth as large is still legible
 COARSE = 64  # the same, where only light and paper are looked at
 MIDDLE = 256  # the same, where sheets and frames are looked for
-FINE = 160  # pixels of the longer side of a figure while its strokes are measured and changed: 8 to a pixel of BOX
+FINE = 160  # pixels of the longer side of a glyph while its strokes are measured and changed: 8 to a pixel of BOX
 BOX = 20  # pixels a side that an MNIST digit is fitted into
 STROKE = 2.7  # pixels in BOX: the median thickness of MNIST's strokes, by `stroke_width` of 300 training images
 
@@ -52,24 +53,26 @@ class Picture:
 
 def open_picture(path: str | Path) -> Picture:
     """The first frame of any picture that Pillow reads, at most MAX_PIXELS large. Raises PictureError."""
-    path = Path(path)
+    limit = f"expected at most {MAX_PIXELS:,}, and {MAX_SIDE:,} a side: make it smaller, 1,000 a side are plenty"
     try:
-        status = path.stat()
+        status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for who writes into it
             raise PictureError("is not a file; expected a picture")
         if status.st_size == 0:
             raise PictureError("is empty; expected a picture")
+        Image.init()
+        formats = [name for name in Image.ID if name != "EPS"]  # which Pillow hands to another program, Ghostscript
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow warns of is either checked here or no matter
-            with Image.open(path, formats=_formats()) as image:
+            with Image.open(path, formats=formats) as image:
                 image.verify()  # the checksums of a PNG, which are not looked at while it is decoded
-            with Image.open(path, formats=_formats()) as image:
+            with Image.open(path, formats=formats) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-                    raise PictureError(f"is {width:,} x {height:,} pixels; {_LIMIT}")
-                turned = image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
+                    raise PictureError(f"is {width:,} x {height:,} pixels; {limit}")
+                on_its_side = image.getexif().get(0x0112, 1) >= 5  # the camera's orientation: by a quarter turn
                 image.draft(None, (2 * WORKING, 2 * WORKING))  # a large JPEG is then decoded at a fraction of its size
-                return Picture(flatten(image), *((height, width) if turned else (width, height)))
+                return Picture(flatten(image), *((height, width) if on_its_side else (width, height)))
     except PictureError:
         raise
     except FileNotFoundError:
@@ -77,24 +80,13 @@ def open_picture(path: str | Path) -> Picture:
     except MemoryError:
         raise PictureError("is too large for the memory of this machine; make it smaller") from None
     except Image.DecompressionBombError:  # Pillow's own limit is higher, but it looks before the size is known here
-        raise PictureError(f"has over {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; {_LIMIT}") from None
+        raise PictureError(f"has over {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; {limit}") from None
     except Image.UnidentifiedImageError:
         raise PictureError("is not a picture that Pillow reads; expected PNG, JPEG, WebP, GIF or the like") from None
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror or error}") from None
     except Exception as error:  # of a damaged file Pillow's plugins raise a dozen kinds, all meaning this
         raise PictureError(f"is damaged: {error or type(error).__name__}") from None
-
-
-_LIMIT = f"expected at most {MAX_PIXELS:,}, and {MAX_SIDE:,} a side: make it smaller, 1,000 a side are plenty"
-_ORIENTATION = 0x0112  # the EXIF tag
-_ON_ITS_SIDE = (5, 6, 7, 8)  # its values that mean a quarter turn
-
-
-def _formats() -> list[str]:
-    """All of Pillow's, less EPS, which Pillow hands to another program, Ghostscript."""
-    Image.init()
-    return [name for name in Image.ID if name != "EPS"]
 
 
 def flatten(image: Image.Image) -> Image.Image:
@@ -263,56 +255,55 @@ def ink_signal(sheet: Sheet) -> np.ndarray:
     Light and paper come first: a smooth surface through most of the pixels. What differs from it does so along a line
     in colour space, from paper to ink; ink is the end of it where the few are.
     """
-    coarse = np.asarray(_scale(sheet.pixels, COARSE, Image.Resampling.BOX), np.float64)
-    height, width, _ = coarse.shape
-    paper_only = Image.fromarray(sheet.inside).convert("L").resize((width, height), Image.Resampling.BOX)
-    paper = _paper(coarse, np.asarray(paper_only) == 255, sheet)
+    paper = _paper(sheet)
     # relative to the light there; below a quarter of full brightness noise would grow more than ink
     light = np.maximum(paper.mean(2), 64)
     difference = np.asarray(sheet.pixels.filter(ImageFilter.GaussianBlur(1)), np.float32) - paper
     some = (slice(None, None, 4), slice(None, None, 4))
     flat = (difference[some] / light[some][..., None])[sheet.inside[some]].astype(np.float64)
-    line = np.linalg.eigh(flat.T @ flat)[1][:, -1]
-    signal = difference @ line.astype(np.float32) / light
-    signal *= np.sign(((flat @ line) ** 3).sum()) or 1
-    if sheet.whole and not _is_narrow(*sheet.pixels.size):
-        signal -= _large_areas(signal)
+    axis = np.linalg.eigh(flat.T @ flat)[1][:, -1]
+    signal = difference @ axis.astype(np.float32) / light
+    signal *= np.sign(((flat @ axis) ** 3).sum()) or 1
     values = signal[some][sheet.inside[some]]
     signal -= np.median(values[np.abs(values) <= np.median(np.abs(values))])
     return np.where(sheet.inside, signal, 0)
 
 
-def _paper(coarse: np.ndarray, inside: np.ndarray, sheet: Sheet) -> np.ndarray:
-    """The smooth surface that most of the `coarse` pixels (h, w, 3) lie on: float (H, W, 3), as large as the sheet.
+def _paper(sheet: Sheet) -> np.ndarray:
+    """The smooth surface that most of the sheet's pixels lie on, as colours: float32 (H, W, 3).
 
-    A polynomial of degree 3 in x and y, fitted by iteratively reweighted least squares with Cauchy's weights, so that
-    ink, dark or light, counts for little. It starts from the plane through most of a whole picture's outermost pixels:
-    a digit that fills the picture would else be taken for the paper.
+    A polynomial of degree 3 at most in x and y. It starts from the plane through most of the outermost pixels: a digit
+    that fills the picture would else be taken for the paper.
     """
+    coarse = np.asarray(_scale(sheet.pixels, COARSE, Image.Resampling.BOX), np.float64)
     height, width, _ = coarse.shape
-    y, x = np.indices((height, width))
-    places, colours = np.stack([x, y], -1)[inside], coarse[inside]
-    if not sheet.whole:
-        median = np.median(colours, axis=0)
-        best = _fit_surface(_terms(places, width, height, 3), colours, median, 0.5)
-        return _evaluate(best, *sheet.pixels.size)
-    rim = (places == 0).any(1) | (places == (width - 1, height - 1)).any(1)
-    terms = _terms(places, width, height, 1)
-    flat = _fit_surface(terms[rim], colours[rim], np.median(colours[rim], axis=0), 0.5)
-    surface, candidates = terms @ flat, [flat]
-    scores = [_share_near(surface, colours, rim)]
+    share_inside = Image.fromarray(sheet.inside).convert("L").resize((width, height), Image.Resampling.BOX)
+    inside = np.asarray(share_inside) == 255
+    rim = (inside & ~ndimage.binary_erosion(inside))[inside]
+    y, x = inside.nonzero()
+    x, y, colours = (2 * x + 1) / width - 1, (2 * y + 1) / height - 1, coarse[inside]
+    # across a picture so narrow that the stroke of a 1 may fill it only a plane: a curve would follow the stroke
+    most_i, most_j = 1 if height > 2 * width else 3, 1 if width > 2 * height else 3
+    powers = [(i, total - i) for total in range(4) for i in range(total + 1) if i <= most_i and total - i <= most_j]
+    terms = np.stack([x**i * y**j for i, j in powers], axis=1)
+    plane = _fit_surface(terms[rim, :3], colours[rim], np.median(colours[rim], axis=0), 0.5)
+    candidates, surface = [plane], terms[:, :3] @ plane
     for degree in (1, 2, 3):
-        terms = _terms(places, width, height, degree)
-        candidates.append(_fit_surface(terms, colours, surface, 0.3))
-        surface = terms @ candidates[-1]
-        scores.append(_share_near(surface, colours, rim))
-    return _evaluate(candidates[int(np.argmax(scores))], *sheet.pixels.size)
-
-
-def _share_near(surface: np.ndarray, colours: np.ndarray, rim: np.ndarray) -> float:
-    """How many of the colours (N, 3) lie on a surface (N, 3), the outermost ones counted twice."""
-    near = 1 / (1 + (np.linalg.norm(colours - surface, axis=1) / NEAR) ** 2)
-    return float(near.mean() + 2 * near[rim].mean())
+        count = sum(i + j <= degree for i, j in powers)
+        candidates.append(_fit_surface(terms[:, :count], colours, surface, 0.3))
+        surface = terms[:, :count] @ candidates[-1]
+    scores = []
+    for coefficients in candidates:
+        distance = np.linalg.norm(colours - terms[:, : len(coefficients)] @ coefficients, axis=1)
+        near = 1 / (1 + (distance / NEAR) ** 2)
+        scores.append(near.mean() + 2 * near[rim].mean())
+    grid = np.zeros((4, 4, 3))
+    for (i, j), coefficient in zip(powers, candidates[int(np.argmax(scores))], strict=False):
+        grid[j, i] = coefficient
+    columns, rows = ((2 * np.arange(side) + 1) / side - 1 for side in sheet.pixels.size)
+    down, across = (np.polynomial.polynomial.polyvander(at, 3).astype(np.float32) for at in (rows, columns))
+    surface = (down @ grid.reshape(4, 12).astype(np.float32)).reshape(-1, 4, 3).transpose(0, 2, 1) @ across.T
+    return surface.transpose(0, 2, 1).clip(0, 255)
 
 
 NEAR = 10.0  # of 255: what is so near to a surface lies on it
@@ -321,7 +312,8 @@ NEAR = 10.0  # of 255: what is so near to a surface lies on it
 def _fit_surface(terms: np.ndarray, colours: np.ndarray, surface: np.ndarray, share: float) -> np.ndarray:
     """Coefficients float (terms, 3) of a polynomial through most of the colours (N, 3), from a first guess `surface`.
 
-    terms: float (N, terms). share: of the colours that lie on the surface, at least.
+    terms: float (N, terms). share: of the colours that lie on the surface, at least. Iteratively reweighted least
+    squares with Cauchy's weights, so that ink, dark or light, counts for little.
     """
     coefficients = np.zeros((terms.shape[1], 3))
     for _ in range(10):
@@ -332,62 +324,6 @@ def _fit_surface(terms: np.ndarray, colours: np.ndarray, surface: np.ndarray, sh
         coefficients = np.linalg.lstsq(weighted.T @ terms, weighted.T @ colours, rcond=None)[0]
         surface = terms @ coefficients
     return coefficients
-
-
-def _terms(places: np.ndarray, width: int, height: int, degree: int) -> np.ndarray:
-    """The terms x^i y^j, i + j <= degree, at places (N, 2), the picture being [-1, 1] in x and y: float (N, terms).
-
-    Across a narrow picture only a straight line: a curve would follow the stroke of a 1 that fills it.
-    """
-    x, y = ((2 * places + 1) / (width, height) - 1).T
-    narrow = _is_narrow(width, height)
-    most_i, most_j = (1 if narrow and side < max(width, height) else degree for side in (width, height))
-    terms = [x**i * y**j * (i <= most_i and j <= most_j) for i, j in _powers(degree)]
-    return np.stack(terms, axis=1)
-
-
-def _is_narrow(width: int, height: int) -> bool:
-    """Whether a picture is so narrow that the stroke of a 1 may fill it."""
-    return max(width, height) > 2 * min(width, height)
-
-
-def _powers(degree: int) -> list[tuple[int, int]]:
-    """i and j of the terms x^i y^j, the lower ones first."""
-    return [(i, total - i) for total in range(degree + 1) for i in range(total + 1)]
-
-
-def _evaluate(coefficients: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The polynomial, of degree 3 at most, at all pixels, as colours: float32 (height, width, 3)."""
-    x, y = (2 * np.arange(width) + 1) / width - 1, (2 * np.arange(height) + 1) / height - 1
-    rows = np.zeros((height, 3, 4))
-    for (i, j), coefficient in zip(_powers(3), coefficients, strict=False):
-        rows[:, :, i] += (y**j)[:, None] * coefficient
-    surface = rows.reshape(-1, 4).astype(np.float32) @ np.stack([x**i for i in range(4)]).astype(np.float32)
-    return surface.reshape(height, 3, width).transpose(0, 2, 1).clip(0, 255)
-
-
-def _large_areas(signal: np.ndarray) -> np.ndarray:
-    """What in `signal` is wider than any stroke and reaches the edge: a shadow with a hard edge, the table's rim.
-
-    A morphological opening: what a square of a third of the picture's side fits into stays, the rest is levelled. Then
-    a reconstruction from the edge inwards: what does not hang together with the edge is levelled too, it may be ink.
-    So is what is the lesser part of a figure: a broad stroke. It counts from half of the strongest, because paper
-    whose light was not quite met would make it the larger part.
-    """
-    picture = Image.fromarray(signal.astype(np.float32))
-    coarse = np.asarray(_scale(picture, COARSE, Image.Resampling.BOX)).clip(0)
-    window = 2 * (COARSE // 6) + 1
-    opened = ndimage.grey_opening(coarse, (window, window), mode="nearest")
-    level = opened.copy()
-    level[1:-1, 1:-1] = 0
-    while not np.array_equal(level, grown := np.minimum(ndimage.maximum_filter(level, 3), opened)):
-        level = grown
-    area = level > max(FAINT, float(level.max()) / 2)
-    if area.any():
-        figures, count = ndimage.label(coarse > np.median(level[area]) / 2)
-        shares = ndimage.mean(area, figures, range(1, count + 1))
-        level[np.isin(figures, np.flatnonzero(np.asarray(shares) < 0.5) + 1)] = 0
-    return np.asarray(Image.fromarray(level).resize(picture.size, Image.Resampling.BILINEAR))
 
 
 FAINT = 0.06  # of the light: what differs less from the paper the eye hardly sees
@@ -420,20 +356,20 @@ def _threshold(signal: np.ndarray, possible: np.ndarray) -> float:
     return max(float(np.median(values[values >= split])) / 2, floor)
 
 
-# --- from ink to figures ----------------------------------------------------------------------------------------------
+# --- from ink to glyphs -----------------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
-class Figure:
+class Glyph:
     """Ink that may be a digit: a connected piece, or several that stand close."""
 
     mask: np.ndarray  # bool (h, w), cut out tightly
-    left: int  # pixels
+    left: int  # pixels of the sheet
     top: int
     on_edge: bool = False  # more of it lies on the sheet's outermost pixels than half its longer side
     scale: float = 1  # of the picture, a pixel of the mask
     box: tuple[float, float, float, float] = (0, 0, 0, 0)  # in the picture: left, top, right, bottom
-    whole: "Figure | None" = None
+    whole: "Glyph | None" = None  # with what was taken from it, if that may have been a part of the digit
 
     @property
     def height(self) -> int:
@@ -451,36 +387,36 @@ class Figure:
     def mass(self) -> int:
         return int(self.mask.sum())
 
-    def apart(self, other: "Figure") -> tuple[int, int]:
-        """Pixels between the two boxes, across and down; negative where they overlap."""
-        return (
-            max(self.left, other.left) - min(self.left + self.width, other.left + other.width),
-            max(self.top, other.top) - min(self.top + self.height, other.top + other.height),
-        )
+    def on(self, shape: tuple[int, int]) -> np.ndarray:
+        """Its ink on a sheet of that shape: bool (H, W)."""
+        result = np.zeros(shape, bool)
+        result[self.top : self.top + self.height, self.left : self.left + self.width] = self.mask
+        return result
 
-    def gap(self, other: "Figure") -> float:
-        """Pixels between the ink of the two."""
-        both = _union(self, other)
-        left, top = other.left - both.left, other.top - both.top
-        place = (slice(top, top + other.height), slice(left, left + other.width))
-        theirs = _put(other.mask, place, both.mask.shape)
-        return float(ndimage.distance_transform_edt(~(both.mask & ~theirs))[theirs].min()) - 1
+
+def cut_out(mask: np.ndarray, corner: tuple[int, int] = (0, 0)) -> Glyph:
+    """The glyph of a mask (H, W), not empty, whose upper left corner lies there, (left, top), on its sheet."""
+    rows, columns = extent(mask)
+    return Glyph(mask[rows, columns], corner[0] + columns.start, corner[1] + rows.start)
 
 
 GRAIN = 2  # pixels: ink is connected across gaps up to this
 SPECK = 0.02  # of the largest piece: what is smaller is dust or noise
 PALE = 0.6  # of the threshold: lines are looked for from there, at the threshold of darker ink they fall to pieces
 MAX_PIECES = 50  # the largest are enough: the digits are among them, or there are none
+CLOSE = 0.2  # of the larger one's side: pieces so near may be parts of one digit
+OPEN = 0.5  # of a stroke's thickness: whose ink is nearer, they were to touch
+BROAD = 0.2  # of a piece's longer side: strokes of markers
+ROUND = 0.88  # of its box an ellipse fills 0.79, a frame that lies aslant 0.9
+FOOT = 0.45  # of a glyph's side: lines that go beyond it by so much, on both sides together, are none of its strokes
 
 
-def figures_on(sheet: Sheet) -> list[Figure]:
+def glyphs_on(sheet: Sheet) -> list[Glyph]:
     """What may be digits on a sheet, the largest first, in its pixels. Raises PictureError if there is none."""
-    signal = _ink_not_paper(ink_signal(sheet), sheet)
+    signal = ink_signal(sheet)
     possible = sheet.inside.copy()
-    mask = np.zeros_like(possible)
-    light_on_dark = False
-    first = None
-    for share in (PALE, 1, 1, 1):
+    mask = taken = np.zeros_like(possible)
+    for share in (PALE, 1, 1):  # what is left is looked at again: pencil may stand between printed lines
         try:
             level = _threshold(signal, possible)
         except PictureError:
@@ -488,131 +424,60 @@ def figures_on(sheet: Sheet) -> list[Figure]:
                 raise
             break
         mask = possible & (signal > level)
-        squares = _ink_on_squares(mask)
-        light_on_dark = squares is not mask
-        mask = squares
-        structure = find_lines(mask if light_on_dark else possible & (signal > share * level), sheet.inside)
-        if first is None:
-            first = mask | structure
-        if not structure.any():
+        lines = find_lines(possible & (signal > share * level), sheet.inside)
+        if not lines.any():
             break
-        if not _legible(mask & ~structure):
+        if not any(True for _ in large_pieces(mask & ~lines, LEGIBLE)):
             if sheet.whole:
                 break
             raise PictureError("nothing in it looks like ink")
-        if not sheet.whole and (mask & ~structure).sum() < 0.15 * structure.sum():
-            raise PictureError("nothing in it looks like ink")
-        mask = mask & ~structure
-        possible &= ~ndimage.binary_dilation(structure, EIGHT, iterations=2) | mask
-    if not light_on_dark:
-        mask = mask & ~_faint_holes(mask, signal)
-    glyphs = _join(_pieces(mask, sheet.inside))
-    if first is not None:
-        for glyph in glyphs:
-            glyph.whole = _whole_of(glyph, first, mask)
+        mask, taken = mask & ~lines, taken | lines
+        possible &= ~ndimage.binary_dilation(lines, EIGHT, iterations=2) | mask
+    whole = mask | taken
+    glyphs = _join(_pieces(mask & ~_faint_holes(mask, signal), sheet.inside))
+    for glyph in glyphs if taken.any() else []:
+        glyph.whole = _with_what_was_taken(glyph, whole)
     return glyphs
 
 
-def _whole_of(glyph, first, mask):
-    rows, columns = slice(glyph.top, glyph.top + glyph.height), slice(glyph.left, glyph.left + glyph.width)
-    own = np.zeros_like(first)
-    own[rows, columns] = glyph.mask
-    if (own & first).sum() < 0.5 * own.sum():
-        return None
-    numbers, count = ndimage.label(first, EIGHT)
-    keep = np.zeros(count + 1, bool)
-    keep[np.unique(numbers[own & first])] = True
-    if is_stroke(glyph.mask):
-        for number, box in enumerate(ndimage.find_objects(numbers), 1):
-            if box[0].start <= rows.start and box[0].stop >= rows.stop and box[1].start <= columns.start and box[1].stop >= columns.stop:
-                if not keep[number] and ndimage.binary_fill_holes(numbers[box]==number)[rows.start-box[0].start+1,columns.start-box[1].start+1]:
-                    keep[number] = True
-    keep[0] = False
-    whole = keep[numbers] | own
-    if (whole & ~own).sum() < 0.02 * own.sum():
-        return None
-    r, c = extent(whole)
-    return Figure(whole[r, c], c.start, r.start)
+def _with_what_was_taken(glyph: Glyph, ink: np.ndarray) -> Glyph | None:
+    """The glyph with all that hangs together with it in a mask (H, W) of ink, lines too; None if that is no digit.
 
-
-def _ink_not_paper(signal: np.ndarray, sheet: Sheet) -> np.ndarray:
-    """The signal (H, W), turned round where paper was taken for ink.
-
-    Then what stands out is nowhere to be read but along the edge of the picture. Where a digit that fills the picture
-    was taken for its paper, three of the corners stand out; where a corner in poor light was taken for the end of the
-    line on which ink lies, more lies on the other one.
+    Lines that go far beyond what stands on them are none of its strokes. A ring round a single stroke may be a 0.
     """
-    if not sheet.whole:
-        return signal
-    level = _threshold(signal, sheet.inside)
-    mask = signal > level
-    from_corners = sum(mask[rows, columns].mean() > 0.5 for rows in CORNERS for columns in CORNERS) >= 3
-    less = mask.sum() < (signal < -level / 2).sum()
-    if not (from_corners or less):
-        return signal
-    if any(figure.side >= LEGIBLE and not figure.on_edge for figure in _pieces(mask, sheet.inside)):
-        return signal
-    return np.median(signal[mask]) - signal if from_corners else -signal
-
-
-CORNERS = (slice(0, 8), slice(-8, None))  # pixels: what is so near to two sides of a picture is its corner
+    own = glyph.on(ink.shape)
+    numbers, _ = ndimage.label(ink, EIGHT)
+    ring = np.zeros_like(ink)
+    if is_stroke(glyph.mask):
+        for box, piece in large_pieces(ink, glyph.side):
+            filled = ndimage.binary_fill_holes(piece)
+            if (filled & ~piece & own[box]).any() and filled.mean() < ROUND:
+                ring[box] |= piece
+    hanging = np.isin(numbers, np.unique(numbers[own & ink])) & ink | own
+    whole = cut_out(hanging | ring)
+    if whole.mass < 1.02 * glyph.mass:
+        return None
+    beyond = max(whole.width - glyph.width, whole.height - glyph.height)
+    return whole if beyond < FOOT * glyph.side or ring.any() else None
 
 
 def _faint_holes(mask: np.ndarray, signal: np.ndarray) -> np.ndarray:
     """Holes of loops in broad strokes, in a mask (H, W), that are so small that ink on all sides darkens them.
 
-    They are lighter than the ink round them, if not as light as paper, small, round, and lie deep in the strokes.
+    They are lighter than the ink round them, if not as light as paper, and lie deep in the strokes.
     """
     result = np.zeros_like(mask)
     for box, piece in large_pieces(mask, 2 * LEGIBLE):
-        piece = np.pad(piece, 1)
-        depth = ndimage.distance_transform_edt(piece)
+        depth = ndimage.distance_transform_edt(np.pad(piece, 1))[1:-1, 1:-1]
         width = 2 * float(depth.max())
-        if width < BROAD * max(piece.shape):
-            continue
-        ink = np.pad(signal[box], 1)
-        dark = np.median(ink[piece])
-        for share in (0.65, 0.75, 0.85):
-            dense = piece & (ink > share * dark)
-            holes, _ = ndimage.label(ndimage.binary_fill_holes(dense) & piece & ~dense)
-            for hole, place in enumerate(ndimage.find_objects(holes), 1):
-                inside = holes[place] == hole
-                high, wide = inside.shape
-                fits = min(high, wide) >= 0.1 * width and max(high, wide) <= 0.8 * width and inside.mean() > 0.5
-                if fits and ink[place][inside].min() < 0.8 * dark and depth[place][inside].min() > 0.15 * width:
-                    area = result[box]
-                    area |= _put(inside, place, piece.shape)[1:-1, 1:-1]
+        if width > BROAD * max(piece.shape):
+            ink = np.where(piece, signal[box], 0)
+            around = ndimage.grey_closing(ink, (max(round(0.8 * width), 3),) * 2)
+            result[box] |= (around - ink > 0.2 * np.median(ink[piece])) & (depth > 0.15 * width)
     return result
 
 
-def _put(part: np.ndarray, place: tuple[slice, ...], shape: tuple[int, int]) -> np.ndarray:
-    """A mask of that shape (H, W), the part at its place."""
-    whole = np.zeros(shape, bool)
-    whole[place] = part
-    return whole
-
-
-BROAD = 0.2  # of a piece's longer side: strokes of markers
-
-
-def _ink_on_squares(mask: np.ndarray) -> np.ndarray:
-    """A mask (H, W), where a piece with straight sides is the paper of what is left out of it, as on a dark square."""
-    for box, piece in large_pieces(mask, 2 * LEGIBLE):
-        piece = np.pad(piece, 1)
-        filled = ndimage.binary_fill_holes(piece)
-        left_out = filled & ~np.pad(mask[box], 1)
-        if _surrounds_something(piece, filled) and _has_straight_sides(filled) and _legible(left_out):
-            mask = mask.copy()
-            mask[box] = np.where(filled[1:-1, 1:-1], left_out[1:-1, 1:-1], mask[box])
-    return mask
-
-
-def _legible(mask: np.ndarray) -> bool:
-    """Whether any piece of a mask (H, W) is large enough to be read."""
-    return any(True for _ in large_pieces(mask, LEGIBLE))
-
-
-def _pieces(mask: np.ndarray, inside: np.ndarray) -> list[Figure]:
+def _pieces(mask: np.ndarray, inside: np.ndarray) -> list[Glyph]:
     """The connected pieces of a mask (H, W) that may be ink, the largest first.
 
     Specks are left out. So is what lies along the edge of the sheet, if anything else there can be a digit: it is the
@@ -624,133 +489,103 @@ def _pieces(mask: np.ndarray, inside: np.ndarray) -> list[Figure]:
     masses = np.bincount(numbers.ravel())
     masses[0] = 0
     boxes = ndimage.find_objects(numbers)
-    rim = inside & ~ndimage.binary_erosion(inside)
+    rim, border = inside & ~ndimage.binary_erosion(inside), near_edge(inside)
     pieces = []
     for number in masses.argsort()[::-1][:MAX_PIECES]:
-        if not masses[number]:
-            break
-        rows, columns = boxes[number - 1]
-        piece = numbers[rows, columns] == number
-        on_edge = (piece & rim[rows, columns]).sum() > max(piece.shape) / 2
-        pieces.append(Figure(piece, columns.start, rows.start, on_edge))
-    free = [piece for piece in pieces if not piece.on_edge]
-    if any(piece.side >= LEGIBLE for piece in free):
-        pieces = free
-    elif not any(piece.side >= LEGIBLE for piece in pieces):
+        if masses[number]:
+            rows, columns = boxes[number - 1]
+            piece = numbers[rows, columns] == number
+            on_edge = (piece & rim[rows, columns]).sum() > max(piece.shape) / 2
+            on_edge = on_edge or (piece & border[rows, columns]).sum() > masses[number] / 2
+            pieces.append(Glyph(piece, columns.start, rows.start, on_edge))
+    legible = [piece for piece in pieces if piece.side >= LEGIBLE]
+    if not legible:
         raise PictureError("nothing in it looks like ink, or it is too small to be read")
+    if any(not piece.on_edge for piece in legible):
+        pieces = [piece for piece in pieces if not piece.on_edge]
     return [piece for piece in pieces if piece.mass > SPECK * pieces[0].mass]
 
 
-def _join(pieces: list[Figure]) -> list[Figure]:
-    """The figures that the pieces make up, the largest first: the bar of a 5 often does not touch the rest."""
-    figures = list(pieces)
-    while True:
-        pairs = [
-            (max(one.apart(other)), i, j)
-            for i, one in enumerate(figures)
-            for j, other in enumerate(figures[:i])
-            if _belong_together(one, other)
-        ]
-        if not pairs:
-            break
-        _, i, j = min(pairs)
-        joined = _union(figures[i], figures[j])
-        figures = [figure for k, figure in enumerate(figures) if k not in (i, j)] + [joined]
-    figures.sort(key=lambda figure: -figure.mass)
-    return figures
+def _join(pieces: list[Glyph]) -> list[Glyph]:
+    """The glyphs that the pieces make up, the largest first: the bar of a 5 often does not touch the rest."""
+    glyphs = list(pieces)
+    while pair := next((pair for pair in combinations(glyphs, 2) if _belong_together(*pair)), None):
+        one, other = pair
+        shape = max(g.top + g.height for g in pair), max(g.left + g.width for g in pair)
+        glyphs = [glyph for glyph in glyphs if glyph not in pair] + [cut_out(one.on(shape) | other.on(shape))]
+    return sorted(glyphs, key=lambda glyph: -glyph.mass)
 
 
-def _belong_together(one: Figure, other: Figure) -> bool:
-    """Whether two figures that stand close are parts of one digit rather than two digits."""
-    across, down = one.apart(other)
+def _belong_together(one: Glyph, other: Glyph) -> bool:
+    """Whether two glyphs that stand close are parts of one digit rather than two digits."""
+    # between the two boxes; negative where they overlap
+    across = max(one.left, other.left) - min(one.left + one.width, other.left + other.width)
+    down = max(one.top, other.top) - min(one.top + one.height, other.top + other.height)
     if max(across, down) > CLOSE * max(one.side, other.side):
         return False
     narrow, wide = sorted((one.width, other.width))
     low, high = sorted((one.height, other.height))
     if low > 0.6 * high and across > -0.2 * narrow:  # side by side, both tall: two digits, or an open 4
-        return one.gap(other) < OPEN * min(stroke_width(one.mask), stroke_width(other.mask))
-    both_whole = all(figure.height > 0.9 * figure.width for figure in (one, other))
+        shape = max(g.top + g.height for g in (one, other)), max(g.left + g.width for g in (one, other))
+        gap = ndimage.distance_transform_edt(~one.on(shape))[other.on(shape)].min() - 1
+        return bool(gap < OPEN * min(stroke_width(one.mask), stroke_width(other.mask)))
+    both_whole = all(glyph.height > 0.9 * glyph.width for glyph in (one, other))
     return not (both_whole and narrow > 0.5 * wide and low > 0.6 * high and down > -0.2 * low)  # one above the other
 
 
-CLOSE = 0.2  # of the larger one's side
-OPEN = 0.5  # of a stroke's thickness: whose ink is nearer, they were to touch
-
-
-def _union(one: Figure, other: Figure) -> Figure:
-    left, top = min(one.left, other.left), min(one.top, other.top)
-    right, bottom = (
-        max(one.left + one.width, other.left + other.width),
-        max(one.top + one.height, other.top + other.height),
-    )
-    mask = np.zeros((bottom - top, right - left), bool)
-    for part in (one, other):
-        mask[part.top - top :, part.left - left :][: part.height, : part.width] |= part.mask
-    return Figure(mask, left, top)
-
-
-def find_figures(picture: Image.Image) -> list[Figure]:
+def find_glyphs(picture: Image.Image) -> list[Glyph]:
     """All that may be digits in an RGB picture, the largest first. Raises PictureError if nothing may.
 
     Their `box` lies in the picture, their mask at the scale at which they were found.
     """
-    found: list[Figure] = []
+    found: list[Glyph] = []
     for sheet in find_sheets(picture):
         with contextlib.suppress(PictureError):
-            found += [_placed(figure, sheet) for figure in figures_on(sheet)]
+            found += [_placed(glyph, sheet) for glyph in glyphs_on(sheet)]
     if not found:
         sheet = _whole(picture)
-        found = [_placed(figure, sheet) for figure in figures_on(sheet)]
-    return sorted(found, key=lambda figure: -figure.mass * figure.scale**2)
+        found = [_placed(glyph, sheet) for glyph in glyphs_on(sheet)]
+    return sorted(found, key=lambda glyph: -glyph.mass * glyph.scale**2)
 
 
-def _placed(figure: Figure, sheet: Sheet) -> Figure:
-    """The figure of a sheet, its box and scale in the picture."""
+def _placed(glyph: Glyph, sheet: Sheet) -> Glyph:
+    """The glyph of a sheet, its box and scale in the picture."""
     scale = (sheet.box[2] - sheet.box[0]) / sheet.pixels.width
-    left, top = sheet.box[0] + scale * figure.left, sheet.box[1] + scale * figure.top
-    box = (left, top, left + scale * figure.width, top + scale * figure.height)
-    return replace(figure, box=box, scale=scale)
+    left, top = sheet.box[0] + scale * glyph.left, sheet.box[1] + scale * glyph.top
+    box = (left, top, left + scale * glyph.width, top + scale * glyph.height)
+    return replace(glyph, box=box, scale=scale, whole=glyph.whole and _placed(glyph.whole, sheet))
 
 
-def reading_order(figures: list[Figure]) -> list[list[Figure]]:
-    """Lines from top to bottom, in each the figures from left to right.
+def reading_order(glyphs: list[Glyph]) -> list[list[Glyph]]:
+    """Rows of text from top to bottom, in each the glyphs from left to right.
 
-    A figure stands in the line of the last one if their heights overlap by half of the lower one's.
+    A glyph stands in the row of the last one if their heights overlap by half of the lower one's.
     """
-    lines: list[list[Figure]] = []
-    for figure in sorted(figures, key=lambda figure: figure.box[0]):
+    rows: list[list[Glyph]] = []
+    for glyph in sorted(glyphs, key=lambda glyph: glyph.box[0]):
         best, most = None, 0.5
-        for line in lines:
-            top, bottom = max(figure.box[1], line[-1].box[1]), min(figure.box[3], line[-1].box[3])
-            low = min(figure.box[3] - figure.box[1], line[-1].box[3] - line[-1].box[1])
+        for row in rows:
+            top, bottom = max(glyph.box[1], row[-1].box[1]), min(glyph.box[3], row[-1].box[3])
+            low = min(glyph.box[3] - glyph.box[1], row[-1].box[3] - row[-1].box[1])
             if (bottom - top) / low > most:
-                best, most = line, (bottom - top) / low
+                best, most = row, (bottom - top) / low
         if best is None:
-            lines.append([figure])
+            rows.append([glyph])
         else:
-            best.append(figure)
-    return sorted(lines, key=lambda line: sum(figure.box[1] + figure.box[3] for figure in line) / len(line))
-
-
-def prepare(image: Image.Image) -> np.ndarray:
-    """The largest figure in any picture as uint8 (28, 28), white on black, as MNIST would show it.
-
-    Dark ink on light paper or light on dark, uneven light, thin pens and thick. The same picture always gives the same
-    result. Raises PictureError if there is nothing that looks like ink.
-    """
-    return normalize(find_figures(flatten(image))[0].mask)
+            best.append(glyph)
+    return sorted(rows, key=lambda row: sum(glyph.box[1] + glyph.box[3] for glyph in row) / len(row))
 
 
 # --- from ink to MNIST ------------------------------------------------------------------------------------------------
 
 
-def normalize(figure: np.ndarray) -> np.ndarray:
+def normalize(glyph: np.ndarray) -> np.ndarray:
     """A mask (H, W), cut out tightly, as MNIST would show it: uint8 (28, 28), white on black.
 
     As in MNIST the longer side of the bounding box is 20 pixels, edges are gray by the area that is covered, and the
     centre of mass lies on pixel (14, 14), counted from 0 (over the training images its mean is 14.0 and 14.0).
     """
-    fine = _set_thickness(fit(figure, FINE) > 127)
+    fine = _set_thickness(fit(glyph, FINE) > 127)
     small = fit(fine, BOX)
     rows, columns = small.shape
     mass = small.sum(dtype=float)
@@ -780,7 +615,7 @@ def _set_thickness(mask: np.ndarray) -> np.ndarray:
     Where that would open or close a loop or lose a part, because one stroke is a blot, they are changed less.
     """
     wanted = STROKE * FINE / BOX
-    # the figure grows with its strokes, and is fitted again: (width + change) * FINE / (FINE + change) = wanted
+    # the glyph grows with its strokes, and is fitted again: (width + change) * FINE / (FINE + change) = wanted
     change = FINE * (wanted - stroke_width(mask)) / (FINE - wanted)
     number = _euler_number(mask)
     for share in (1, 0.75, 0.5, 0.25):

@@ -24,7 +24,8 @@ MOSTLY_THIN = 0.5  # of a line's pixels no stroke crosses
 SLENDER = 10  # times as long as thick is a line at least
 THIN = 0.12  # of the piece's longer side: what is thicker is no line
 MANY = 3  # so many lines from edge to edge are no digit
-MOSTLY_STRAIGHT = 0.5  # of the ink of a frame is found to be lines
+MOSTLY_STRAIGHT = 0.4  # of the ink of a frame is found to be lines
+TOE = 0.25  # of a digit's height: its foot goes beyond it by less, on both sides together
 OVAL = 0.8  # times as wide as high is a 0 at most, most rings are more
 HELD = 0.3  # of a frame's shorter side: what is smaller may be a blot in a loop
 DASHES = 6  # so many make a broken line
@@ -78,11 +79,11 @@ def _from_edge_to_edge(lines: list[Line], mask: np.ndarray) -> list[Line]:
         ruled = spanning
     else:
         ruled = [line for line in spanning if not _touches(main, line.pixels) or _goes_beyond(line, main)]
+    usual = np.median([line.thickness for line in ruled]) if ruled else 0
+    ruled = [line for line in ruled if line.thickness < 1.5 * (usual + 1)]  # others are strokes along a line
     pieces = {line.piece for line in ruled}
     return ruled + [
-        line
-        for line in lines
-        if line.piece in pieces and not line.spans and (main is None or _goes_beyond(line, main))
+        line for line in lines if line.piece in pieces and not line.spans and (main is None or _goes_beyond(line, main))
     ]
 
 
@@ -95,20 +96,21 @@ def _goes_beyond(line: Line, figure: np.ndarray) -> bool:
 
 
 def _stands_out(line: Line, figure: np.ndarray) -> bool:
-    """Whether a line across lies below or above a figure (H, W), and ends outside of what of it is near.
+    """Whether a line across lies below or above a figure (H, W), is long, and ends outside of what of it is near.
 
-    The foot of a 1 does so, too, but it is short.
+    The foot of a 2 or 1 that hangs together with it does so, too, but goes beyond it by less.
     """
     rows, columns = extent(figure)
     height = rows.stop - rows.start
-    if 0.15 < _share_above(figure, line) < 0.85:
+    if 0.15 < _share_above(figure, line) < 0.85 or line.stop - line.start < 0.8 * height:
         return False
     level = round(line.pixels.nonzero()[0].mean())
     near = figure[max(level - height // 4, 0) : level + height // 4]
-    if near.any():
-        columns = extent(near)[1]
-    out = min(columns.start - line.start, line.stop - columns.stop)
-    return out > (END * height if _touches(figure, line.pixels) else 0) and line.stop - line.start > 0.8 * height
+    beside = extent(near)[1] if near.any() else columns
+    if min(beside.start - line.start, line.stop - beside.stop) < 0:
+        return False
+    longer = columns.start - line.start + line.stop - columns.stop
+    return longer > TOE * height or not _touches(figure, line.pixels)
 
 
 def _share_above(figure: np.ndarray, line: Line) -> float:
@@ -206,7 +208,7 @@ def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
     numbers, _ = ndimage.label(mask, EIGHT)
     masses = np.bincount(numbers.ravel())[1:]
     boxes = ndimage.find_objects(numbers)
-    border = inside & ~ndimage.minimum_filter(inside, 2 * BORDER + 1, mode="constant", cval=False)
+    border = near_edge(inside)
     lines = []
     for index in masses.argsort()[::-1][:MAX_PIECES]:
         box = boxes[index]
@@ -233,6 +235,11 @@ def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
                     )
                 )
     return lines
+
+
+def near_edge(inside: np.ndarray) -> np.ndarray:
+    """The pixels of a sheet (H, W) that are no more than BORDER from its edge: bool (H, W)."""
+    return inside & ~ndimage.minimum_filter(inside, 2 * BORDER + 1, mode="constant", cval=False)
 
 
 def _straight(mask: np.ndarray) -> list[np.ndarray]:
