@@ -10,6 +10,7 @@ into 20x20 pixels, and placed with its centre of mass in the middle of 28x28.
 """
 
 import argparse
+import json
 import logging
 import os
 from pathlib import Path
@@ -169,7 +170,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             say(as_text(reading, width))
     if arguments.json:
-        say(as_json(results))
+        say(json.dumps([result if isinstance(result, dict) else as_dict(result) for result in results], indent=1))
     readings = [result for result in results if isinstance(result, Reading)]
     if arguments.show and readings:
         files.replace(arguments.show, lambda file: axes.save(draw(readings), file))

@@ -19,7 +19,8 @@ from PIL import Image, ImageFilter, ImageOps
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
-from support.digits.lines import EIGHT, LEGIBLE, extent, find_lines, is_stroke, large_pieces, near_edge, reduce, stroke_width
+from support.digits import lines
+from support.digits.lines import EIGHT, LEGIBLE, extent, is_stroke, large_pieces, stroke_width
 
 SIZE = 28  # pixels a side of an MNIST image
 
@@ -407,7 +408,6 @@ MAX_PIECES = 50  # the largest are enough: the digits are among them, or there a
 CLOSE = 0.2  # of the larger one's side: pieces so near may be parts of one digit
 OPEN = 0.5  # of a stroke's thickness: whose ink is nearer, they were to touch
 BROAD = 0.2  # of a piece's longer side: strokes of markers
-ROUND = 0.88  # of its box an ellipse fills 0.79, a frame that lies aslant 0.9
 FOOT = 0.45  # of a glyph's side: lines that go beyond it by so much, on both sides together, are none of its strokes
 
 
@@ -424,15 +424,15 @@ def glyphs_on(sheet: Sheet) -> list[Glyph]:
                 raise
             break
         mask = possible & (signal > level)
-        lines = find_lines(possible & (signal > share * level), sheet.inside)
-        if not lines.any():
+        found = lines.find_lines(possible & (signal > share * level), sheet.inside)
+        if not found.any():
             break
-        if not any(True for _ in large_pieces(mask & ~lines, LEGIBLE)):
+        if not any(True for _ in large_pieces(mask & ~found, LEGIBLE)):
             if sheet.whole:
                 break
             raise PictureError("nothing in it looks like ink")
-        mask, taken = mask & ~lines, taken | lines
-        possible &= ~ndimage.binary_dilation(lines, EIGHT, iterations=2) | mask
+        mask, taken = mask & ~found, taken | found
+        possible &= ~ndimage.binary_dilation(found, EIGHT, iterations=2) | mask
     whole = mask | taken
     glyphs = _join(_pieces(mask & ~_faint_holes(mask, signal), sheet.inside))
     for glyph in glyphs if taken.any() else []:
@@ -451,7 +451,7 @@ def _with_what_was_taken(glyph: Glyph, ink: np.ndarray) -> Glyph | None:
     if is_stroke(glyph.mask):
         for box, piece in large_pieces(ink, glyph.side):
             filled = ndimage.binary_fill_holes(piece)
-            if (filled & ~piece & own[box]).any() and filled.mean() < ROUND:
+            if (filled & ~piece & own[box]).any() and filled.mean() < lines.ROUND:
                 ring[box] |= piece
     hanging = np.isin(numbers, np.unique(numbers[own & ink])) & ink | own
     whole = cut_out(hanging | ring)
@@ -484,12 +484,12 @@ def _pieces(mask: np.ndarray, inside: np.ndarray) -> list[Glyph]:
     table, or the dark of a corner. Raises PictureError if nothing can be a digit.
     """
     height, width = mask.shape
-    coarse, _ = ndimage.label(reduce(mask, GRAIN), EIGHT)
+    coarse, _ = ndimage.label(lines.reduce(mask, GRAIN), EIGHT)
     numbers = coarse.repeat(GRAIN, 0).repeat(GRAIN, 1)[:height, :width] * mask
     masses = np.bincount(numbers.ravel())
     masses[0] = 0
     boxes = ndimage.find_objects(numbers)
-    rim, border = inside & ~ndimage.binary_erosion(inside), near_edge(inside)
+    rim, border = inside & ~ndimage.binary_erosion(inside), lines.near_edge(inside)
     pieces = []
     for number in masses.argsort()[::-1][:MAX_PIECES]:
         if masses[number]:

@@ -26,6 +26,7 @@ THIN = 0.12  # of the piece's longer side: what is thicker is no line
 MANY = 3  # so many lines from edge to edge are no digit
 MOSTLY_STRAIGHT = 0.4  # of the ink of a frame is found to be lines
 TOE = 0.25  # of a digit's height: its foot goes beyond it by less, on both sides together
+ROUND = 0.88  # of its box an ellipse fills 0.79, a frame that lies aslant 0.9
 OVAL = 0.8  # times as wide as high is a 0 at most, most rings are more
 HELD = 0.3  # of a frame's shorter side: what is smaller may be a blot in a loop
 DASHES = 6  # so many make a broken line
@@ -136,11 +137,13 @@ def _frames(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
         if not held:
             continue
         piece = numbers[box] == number
-        if straight[box][piece].mean() < MOSTLY_STRAIGHT:
-            filled = ndimage.binary_fill_holes(piece)
-            held = [i for i in held if (filled & (numbers[box] == i)).any()]
-            if wide < OVAL * high and len(held) == 1 and is_stroke(numbers[boxes[held[0] - 1]] == held[0]):
-                continue
+        filled = ndimage.binary_fill_holes(piece)
+        if closed := [i for i in held if (filled & (numbers[box] == i)).any()]:
+            oval = wide < OVAL * high and filled.mean() < ROUND
+            is_zero = oval and len(closed) == 1 and is_stroke(numbers[boxes[closed[0] - 1]] == closed[0])
+            held = [] if is_zero else closed
+        elif straight[box][piece].mean() < MOSTLY_STRAIGHT:
+            held = []
         if held:
             result[box] |= piece
     return result

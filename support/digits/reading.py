@@ -103,9 +103,10 @@ def judge(glyph: Glyph, recognize: Callable[[Glyph], list[float]], everything: b
     if glyph.whole is not None:
         of_whole = recognize(glyph.whole)
         without, whole = (int(np.argmax(values)) for values in (probabilities, of_whole))
-        if whole != without:
+        sure = max(of_whole) >= MIN_CONFIDENCE
+        if whole != without and (sure or max(probabilities) < MIN_CONFIDENCE):
             warnings.append(f"{whole} with the line or ring that it touches, {without} without")
-        if max(of_whole) >= MIN_CONFIDENCE:
+        if sure:
             glyph, probabilities = glyph.whole, of_whole
     if max(probabilities) < MIN_CONFIDENCE:
         warnings.append(NOT_SURE)
