@@ -358,7 +358,10 @@ def footed(label: int, draw: Draw) -> list[Stroke]:
         parts = [[[0.5 - u(0.1, 0.3), u(0.12, 0.3)], [0.5, 0], [0.5, 1]], [[0.5 - foot, 1], [0.5 + foot, 1]]]
     elif label == 2:
         end = u(0.15, 0.3)
-        parts = [arc(0.5, 0.27, 0.3, 0.27, -80, 110) + [[end, 1]], [[end - u(0, 0.2), 1], [u(0.8, 1.05), 1 - u(0, 0.06)]]]
+        parts = [
+            arc(0.5, 0.27, 0.3, 0.27, -80, 110) + [[end, 1]],
+            [[end - u(0, 0.2), 1], [u(0.8, 1.05), 1 - u(0, 0.06)]],
+        ]
     elif label == 3:
         bar = [[u(-0.05, 0.2), u(0, 0.05)], [u(0.78, 0.95), 0]]
         parts = [bar, [[0.75, 0], [0.42, 0.4]] + arc(0.42, 0.7, u(0.3, 0.4), 0.3, 0, u(210, 260))]
@@ -391,7 +394,9 @@ def drawing(strokes: list[Stroke], draw: Draw) -> io.BytesIO:
     pixels = np.asarray(image.reduce(smooth), float)
     file = io.BytesIO()
     if draw.random() < 0.3:
-        pixels = ndimage.gaussian_filter(pixels, draw.uniform(0, 0.7)) + draw.normal(0, draw.uniform(0, 6), pixels.shape)
+        pixels = ndimage.gaussian_filter(pixels, draw.uniform(0, 0.7)) + draw.normal(
+            0, draw.uniform(0, 6), pixels.shape
+        )
     Image.fromarray(np.uint8(pixels.clip(0, 255).round())).save(file, "PNG")
     return file
 

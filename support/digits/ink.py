@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 from scipy import ndimage
-from scipy.spatial import ConvexHull, QhullError
 
 from support.digits import lines
 from support.digits.lines import EIGHT, LEGIBLE, extent, is_stroke, large_pieces, stroke_width
@@ -115,12 +114,8 @@ def flatten(image: Image.Image) -> Image.Image:
 
 def _scale(image: Image.Image, longer: int, filter: Image.Resampling) -> Image.Image:
     """The image with its longer side `longer` pixels, its proportions kept."""
-    return image.resize(_scaled(image.size, longer), filter)
-
-
-def _scaled(size: tuple[int, int], longer: int) -> tuple[int, int]:
-    width, height = (max(1, round(longer * length / max(size))) for length in size)
-    return width, height
+    width, height = (max(1, round(longer * length / max(image.size))) for length in image.size)
+    return image.resize((width, height), filter)
 
 
 # --- sheets: on what paper the ink stands -----------------------------------------------------------------------------
@@ -154,7 +149,7 @@ def find_sheets(picture: Image.Image) -> list[Sheet]:
             continue
         region = np.pad(regions[box] == number, 1)
         filled = ndimage.binary_fill_holes(region)
-        if _surrounds_something(region, filled) and _has_straight_sides(filled):
+        if _surrounds_something(region, filled) and lines.is_rectangle(filled):
             mask = np.zeros(regions.shape, bool)
             mask[box] = filled[1:-1, 1:-1]
             if _stands_out(pixels, mask):
@@ -186,29 +181,6 @@ def _surrounds_something(region: np.ndarray, filled: np.ndarray) -> bool:
     holes, _ = ndimage.label(ndimage.binary_opening(filled & ~region, iterations=2))  # edges of ink are 5 pixels wide
     sides = [max(part.stop - part.start for part in box) for box in ndimage.find_objects(holes)]
     return max(sides, default=0) > max(0.15 * min(region.shape), 8)
-
-
-def _has_straight_sides(mask: np.ndarray) -> bool:
-    """Whether a mask (H, W) is a polygon without notches: a rectangle, seen from aside, or cut off by the picture.
-
-    Its convex hull keeps nearly all of its area when it is reduced to six corners, those taken away first that stand
-    out least. An ellipse keeps 83 %.
-    """
-    try:
-        hull = ConvexHull(np.argwhere(mask & ~ndimage.binary_erosion(mask)))
-    except QhullError:
-        return False
-    corners = hull.points[hull.vertices]
-    while len(corners) > 6:
-        before, after = np.roll(corners, 1, 0) - corners, np.roll(corners, -1, 0) - corners
-        corners = np.delete(corners, np.abs(_cross(before, after)).argmin(), 0)
-    area = _cross(corners, np.roll(corners, -1, 0)).sum() / 2
-    return bool(abs(area) >= 0.94 * hull.volume and mask.sum() >= 0.9 * hull.volume)
-
-
-def _cross(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The cross products of vectors (N, 2)."""
-    return one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0]
 
 
 def _stands_out(pixels: np.ndarray, mask: np.ndarray) -> bool:
@@ -451,7 +423,7 @@ def _with_what_was_taken(glyph: Glyph, ink: np.ndarray) -> Glyph | None:
     if is_stroke(glyph.mask):
         for box, piece in large_pieces(ink, glyph.side):
             filled = ndimage.binary_fill_holes(piece)
-            if (filled & ~piece & own[box]).any() and filled.mean() < lines.ROUND:
+            if (filled & ~piece & own[box]).any() and not lines.is_rectangle(filled):
                 ring[box] |= piece
     hanging = np.isin(numbers, np.unique(numbers[own & ink])) & ink | own
     whole = cut_out(hanging | ring)
@@ -561,19 +533,19 @@ def reading_order(glyphs: list[Glyph]) -> list[list[Glyph]]:
 
     A glyph stands in the row of the last one if their heights overlap by half of the lower one's.
     """
+
+    def overlap(one: Glyph, other: Glyph) -> float:
+        (_, top, _, bottom), (_, above, _, below) = one.box, other.box
+        return (min(bottom, below) - max(top, above)) / min(bottom - top, below - above)
+
     rows: list[list[Glyph]] = []
     for glyph in sorted(glyphs, key=lambda glyph: glyph.box[0]):
-        best, most = None, 0.5
-        for row in rows:
-            top, bottom = max(glyph.box[1], row[-1].box[1]), min(glyph.box[3], row[-1].box[3])
-            low = min(glyph.box[3] - glyph.box[1], row[-1].box[3] - row[-1].box[1])
-            if (bottom - top) / low > most:
-                best, most = row, (bottom - top) / low
-        if best is None:
-            rows.append([glyph])
+        row = max(rows, key=lambda row: overlap(row[-1], glyph), default=None)
+        if row is not None and overlap(row[-1], glyph) > 0.5:
+            row.append(glyph)
         else:
-            best.append(glyph)
-    return sorted(rows, key=lambda row: sum(glyph.box[1] + glyph.box[3] for glyph in row) / len(row))
+            rows.append([glyph])
+    return sorted(rows, key=lambda row: np.mean([glyph.box[1] + glyph.box[3] for glyph in row]))
 
 
 # --- from ink to MNIST ------------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
 """Ruled lines, frames and rings in a mask of ink, found to be taken away from the digit that stands on or in them.
 
 A line is straight, thin, and runs nearly along the picture's sides. So do strokes of digits: what makes it a line is
-said in `find_lines`, and what it is taken from is read with and without it (`reading.py`). It knows nothing of
-pictures, only masks.
+said in `find_lines`; what hangs together with one is read with and without it. It knows nothing of pictures, only masks.
 """
 
 import math
@@ -18,15 +17,14 @@ MAX_PIECES = 12  # that are searched, the largest first
 LOOKED_AT = 160  # pixels of the longer side of a piece while lines are looked for in it
 STEEPEST = 0.2  # of a line against the picture's sides: 11 degrees
 SPAN = 0.6  # of the piece's side: what is shorter is no line
-END = 0.1  # of the piece's side: so long is what shows of a line beyond the stroke that stands on it
+END = 0.1  # of a side: so much shows of a line beyond the stroke that stands on it
 FULL = 0.85  # of a line's pixels are ink; the rest are gaps
 MOSTLY_THIN = 0.5  # of a line's pixels no stroke crosses
 SLENDER = 10  # times as long as thick is a line at least
 THIN = 0.12  # of the piece's longer side: what is thicker is no line
 MANY = 3  # so many lines from edge to edge are no digit
-MOSTLY_STRAIGHT = 0.4  # of the ink of a frame is found to be lines
 TOE = 0.25  # of a digit's height: its foot goes beyond it by less, on both sides together
-ROUND = 0.88  # of its box an ellipse fills 0.79, a frame that lies aslant 0.9
+OF_LINES = 0.4  # of the ink of a frame is found to be lines
 OVAL = 0.8  # times as wide as high is a 0 at most, most rings are more
 HELD = 0.3  # of a frame's shorter side: what is smaller may be a blot in a loop
 DASHES = 6  # so many make a broken line
@@ -45,27 +43,30 @@ class Line:
     stop: int
     thickness: float
     spans: bool  # from edge to edge of the sheet
-    piece: int  # of ink that it is a part of
+    piece: int  # of ink, by its number
 
 
 def find_lines(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """What in a mask of ink (H, W) is none of the digit's: bool (H, W).
 
     That is what runs from edge to edge of the sheet `inside`, a frame or ring round something, and a line below that is
-    longer than what stands on it. Where a stroke crosses a line, the stroke stays.
+    longer than what stands on it, with its like above. Where a stroke crosses a line, the stroke stays.
     """
     bridged = _bridge_dashes(mask)
     lines = _all_lines(bridged, inside)
     ruled = _from_edge_to_edge(lines, mask)
-    frames = mask & _frames(_without(bridged, ruled), lines)
+    frames = _frames(_without(bridged, ruled), lines)
     rest = _without(mask, ruled) & ~frames
     across = [line for line in lines if line.across and not line.spans and not (line.pixels & frames).any()]
     main = _largest(_without(rest, across))
     if main is not None:
         underlines = [line for line in across if _stands_out(line, main)]
-        if any(_share_above(main, line) > 0.85 for line in underlines):
+        if any(_share_above(line, main) > 0.85 for line in underlines):
             rest = _without(rest, underlines)
     return mask & ~rest
+
+
+# --- what makes it a line ---------------------------------------------------------------------------------------------
 
 
 def _from_edge_to_edge(lines: list[Line], mask: np.ndarray) -> list[Line]:
@@ -75,17 +76,15 @@ def _from_edge_to_edge(lines: list[Line], mask: np.ndarray) -> list[Line]:
     where that does.
     """
     spanning = [line for line in lines if line.spans]
-    main = _largest(_without(mask, [line for line in lines if line.piece in {one.piece for one in spanning}]))
-    if main is None or len(spanning) >= MANY:
-        ruled = spanning
-    else:
-        ruled = [line for line in spanning if not _touches(main, line.pixels) or _goes_beyond(line, main)]
-    usual = np.median([line.thickness for line in ruled]) if ruled else 0
-    ruled = [line for line in ruled if line.thickness < 1.5 * (usual + 1)]  # others are strokes along a line
+    pieces = {line.piece for line in spanning}
+    main = _largest(_without(mask, [line for line in lines if line.piece in pieces]))
+    if main is not None and len(spanning) < MANY:
+        spanning = [line for line in spanning if not _touches(line, main) or _goes_beyond(line, main)]
+    usual = np.median([line.thickness for line in spanning]) if spanning else 0
+    ruled = [line for line in spanning if line.thickness < 1.5 * (usual + 1)]  # others are strokes along a line
     pieces = {line.piece for line in ruled}
-    return ruled + [
-        line for line in lines if line.piece in pieces and not line.spans and (main is None or _goes_beyond(line, main))
-    ]
+    crossing = [line for line in lines if line.piece in pieces and not line.spans]
+    return ruled + [line for line in crossing if main is None or _goes_beyond(line, main)]
 
 
 def _goes_beyond(line: Line, figure: np.ndarray) -> bool:
@@ -103,20 +102,24 @@ def _stands_out(line: Line, figure: np.ndarray) -> bool:
     """
     rows, columns = extent(figure)
     height = rows.stop - rows.start
-    if 0.15 < _share_above(figure, line) < 0.85 or line.stop - line.start < 0.8 * height:
+    if 0.15 < _share_above(line, figure) < 0.85 or line.stop - line.start < 0.8 * height:
         return False
     level = round(line.pixels.nonzero()[0].mean())
     near = figure[max(level - height // 4, 0) : level + height // 4]
     beside = extent(near)[1] if near.any() else columns
-    if min(beside.start - line.start, line.stop - beside.stop) < 0:
-        return False
     longer = columns.start - line.start + line.stop - columns.stop
-    return longer > TOE * height or not _touches(figure, line.pixels)
+    ends_outside = line.start <= beside.start and line.stop >= beside.stop
+    return ends_outside and (longer > TOE * height or not _touches(line, figure))
 
 
-def _share_above(figure: np.ndarray, line: Line) -> float:
+def _share_above(line: Line, figure: np.ndarray) -> float:
     """How much of a figure (H, W) lies above a line across."""
     return float(figure[: round(line.pixels.nonzero()[0].mean())].sum() / figure.sum())
+
+
+def _touches(line: Line, figure: np.ndarray) -> bool:
+    """Whether a line hangs together with a figure (H, W) that was found without it."""
+    return bool((ndimage.binary_dilation(figure, EIGHT, iterations=3) & line.pixels).any())
 
 
 def _frames(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
@@ -124,86 +127,30 @@ def _frames(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
 
     An oval round a single stroke is a 0 with a stroke of its own, as programmers write it.
     """
-    numbers, _ = ndimage.label(mask, EIGHT)
-    boxes = ndimage.find_objects(numbers)
     straight = np.logical_or.reduce([np.zeros_like(mask), *[line.pixels for line in lines]])
     result = np.zeros_like(mask)
-    for number, box in enumerate(boxes, 1):
-        high, wide = sides = _sides(box)
-        if max(sides) < 2 * LEGIBLE:
-            continue
-        least = max(LEGIBLE, HELD * min(sides))
-        held = [i for i, inner in enumerate(boxes, 1) if i != number and max(_sides(inner)) > least and _in(inner, box)]
+    pieces = list(large_pieces(mask, LEGIBLE))
+    for box, piece in pieces:
+        high, wide = piece.shape
+        within = [inner for at, inner in pieces if at != box and _lies_in(at, box)]
+        held = [inner for inner in within if max(inner.shape) > HELD * min(high, wide)]
         if not held:
             continue
-        piece = numbers[box] == number
         filled = ndimage.binary_fill_holes(piece)
-        if closed := [i for i in held if (filled & (numbers[box] == i)).any()]:
-            oval = wide < OVAL * high and filled.mean() < ROUND
-            is_zero = oval and len(closed) == 1 and is_stroke(numbers[boxes[closed[0] - 1]] == closed[0])
-            held = [] if is_zero else closed
-        elif straight[box][piece].mean() < MOSTLY_STRAIGHT:
-            held = []
-        if held:
+        if (filled & mask[box] & ~piece).any():
+            is_zero = wide < OVAL * high and not is_rectangle(filled) and len(held) == 1 and is_stroke(held[0])
+        else:
+            is_zero = straight[box][piece].mean() < OF_LINES
+        if not is_zero:
             result[box] |= piece
     return result
 
 
-def _sides(box: tuple[slice, slice]) -> tuple[int, int]:
-    return box[0].stop - box[0].start, box[1].stop - box[1].start
-
-
-def _in(box: tuple[slice, slice], other: tuple[slice, slice]) -> bool:
+def _lies_in(box: tuple[slice, slice], other: tuple[slice, slice]) -> bool:
     return all(outer.start <= part.start and part.stop <= outer.stop for part, outer in zip(box, other, strict=True))
 
 
-def is_stroke(mask: np.ndarray) -> bool:
-    """Whether a piece (h, w) is a single straight stroke: no longer than from corner to corner."""
-    return bool(mask.sum() < 1.25 * math.hypot(*mask.shape) * stroke_width(mask))
-
-
-def _bridge_dashes(mask: np.ndarray) -> np.ndarray:
-    """A mask (H, W) with the gaps of broken lines filled, where many short straight pieces follow one another."""
-    boxes = ndimage.find_objects(ndimage.label(mask, EIGHT)[0])
-    lengths = np.concatenate([_dashes(boxes, axis, MAX_DASH * max(mask.shape)) for axis in (0, 1)])
-    if len(lengths) < DASHES:
-        return mask
-    reach = math.ceil(np.median(lengths) / 4)  # gaps up to half of a dash
-    padded = np.pad(mask, reach)
-    return ndimage.binary_closing(padded, EIGHT, iterations=reach)[reach:-reach, reach:-reach]
-
-
-def _dashes(boxes: list[tuple[slice, ...]], axis: int, longest: float) -> np.ndarray:
-    """The lengths along an axis of those pieces, by their rows and columns, that may be dashes of a line: int (N,).
-
-    Each follows another, no farther than that is long. The 1s of a row stand beside one another.
-    """
-    start, stop = np.array([(box[axis].start, box[axis].stop) for box in boxes], int).reshape(-1, 2).T
-    low, high = np.array([(box[1 - axis].start, box[1 - axis].stop) for box in boxes], int).reshape(-1, 2).T
-    length = stop - start
-    slim = (length >= 2 * (high - low)) & (length >= SHORTEST_DASH) & (length <= longest)
-    start, stop, low, high, length = (values[slim] for values in (start, stop, low, high, length))
-    gaps = start - stop[:, None]  # from the end of a row's piece to the start of a column's
-    in_line = np.minimum(high, high[:, None]) > np.maximum(low, low[:, None])
-    follows = in_line & (gaps >= 0) & (gaps <= length[:, None])
-    return length[follows.any(0) | follows.any(1)]
-
-
-def _without(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
-    """A mask (H, W) less the lines, with the strokes that cross them."""
-    if not lines:
-        return mask
-    taken = ndimage.binary_dilation(np.logical_or.reduce([line.pixels for line in lines]), EIGHT)
-    rest = mask & ~taken
-    reach = math.ceil(max(line.thickness for line in lines) / 2) + 2
-    padded = np.pad(rest, reach)
-    closed = ndimage.binary_closing(padded, iterations=reach)[reach:-reach, reach:-reach]
-    return rest | (closed & taken & mask)
-
-
-def _touches(figure: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two masks (H, W) hang together."""
-    return bool((ndimage.binary_dilation(figure, EIGHT, iterations=3) & other).any())
+# --- finding what is straight and thin --------------------------------------------------------------------------------
 
 
 def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
@@ -213,7 +160,7 @@ def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
     boxes = ndimage.find_objects(numbers)
     border = near_edge(inside)
     lines = []
-    for index in masses.argsort()[::-1][:MAX_PIECES]:
+    for index in masses.argsort()[::-1][:MAX_PIECES].tolist():
         box = boxes[index]
         piece = numbers[box] == index + 1
         if max(piece.shape) < LEGIBLE:
@@ -226,23 +173,17 @@ def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
                 ends = along <= along.min() + 4, along >= along.max() - 4
                 whole = np.zeros_like(mask)
                 whole[box] = pixels.repeat(scale, 0).repeat(scale, 1)[: piece.shape[0], : piece.shape[1]] & piece
-                lines.append(
-                    Line(
-                        pixels=whole,
-                        across=axis == 1,
-                        start=box[axis].start + scale * int(along.min()),
-                        stop=box[axis].start + scale * int(along.max() + 1),
-                        thickness=whole.sum() / max(1, whole.any(1 - axis).sum()),
-                        spans=all(bool(edge[pixels][end].any()) for end in ends) and edge[pixels].mean() < 0.5,
-                        piece=int(index),
-                    )
+                line = Line(
+                    pixels=whole,
+                    across=axis == 1,
+                    start=box[axis].start + scale * int(along.min()),
+                    stop=box[axis].start + scale * int(along.max() + 1),
+                    thickness=whole.sum() / max(1, whole.any(1 - axis).sum()),
+                    spans=all(bool(edge[pixels][end].any()) for end in ends) and edge[pixels].mean() < 0.5,
+                    piece=index,
                 )
+                lines.append(line)
     return lines
-
-
-def near_edge(inside: np.ndarray) -> np.ndarray:
-    """The pixels of a sheet (H, W) that are no more than BORDER from its edge: bool (H, W)."""
-    return inside & ~ndimage.minimum_filter(inside, 2 * BORDER + 1, mode="constant", cval=False)
 
 
 def _straight(mask: np.ndarray) -> list[np.ndarray]:
@@ -266,7 +207,8 @@ def _straight(mask: np.ndarray) -> list[np.ndarray]:
         full = (_mean(level, length) >= FULL) & (_mean(slim, length) >= MOSTLY_THIN)
         # a stroke that stands on one end of a line leaves no window there but a short one beyond it
         goes_on = (_mean(slim, short) >= FULL) & full.any(1, keepdims=True)
-        y, x = ((_covered(full, length) | _covered(goes_on, short)) & level).nonzero()
+        covered = ndimage.maximum_filter1d(full, length, axis=1) | ndimage.maximum_filter1d(goes_on, short, axis=1)
+        y, x = (covered & level).nonzero()
         found[rows[y, x], x] = True
     numbers, count = ndimage.label(ndimage.binary_dilation(found, np.ones((3, 9), bool)), EIGHT)  # across gaps
     lines = []
@@ -286,9 +228,42 @@ def _mean(level: np.ndarray, length: int) -> np.ndarray:
     return ndimage.uniform_filter1d(level.astype(np.float32), length, axis=1, mode="constant") + 1e-6
 
 
-def _covered(centres: np.ndarray, length: int) -> np.ndarray:
-    """The pixels of windows of that length in the rows, by the mask (h, w) of their centres."""
-    return ndimage.maximum_filter1d(centres, length, axis=1, mode="constant")
+def _bridge_dashes(mask: np.ndarray) -> np.ndarray:
+    """A mask (H, W) with the gaps of broken lines filled, where many short straight pieces follow one another.
+
+    A dash follows another no farther than that is long. The 1s of a row stand beside one another.
+    """
+    numbers, count = ndimage.label(mask, EIGHT)
+    boxes = np.array([[(part.start, part.stop) for part in box] for box in ndimage.find_objects(numbers)])
+    boxes = boxes.reshape(count, 2, 2)
+    is_dash, lengths = np.zeros(count + 1, bool), []
+    for axis in (0, 1):
+        length, thickness = np.ptp(boxes[:, axis], axis=1), np.ptp(boxes[:, 1 - axis], axis=1)
+        slim = (length >= 2 * thickness) & (length >= SHORTEST_DASH) & (length <= MAX_DASH * max(mask.shape))
+        (start, stop), (low, high), length = boxes[slim, axis].T, boxes[slim, 1 - axis].T, length[slim]
+        gaps = start - stop[:, None]  # from the end of a row's piece to the start of a column's
+        in_line = np.minimum(high, high[:, None]) > np.maximum(low, low[:, None])
+        follows = in_line & (gaps >= 0) & (gaps <= length[:, None])
+        chained = follows.any(0) | follows.any(1)
+        is_dash[1 + slim.nonzero()[0][chained]] = True
+        lengths += length[chained].tolist()
+    if len(lengths) < DASHES:
+        return mask
+    reach = math.ceil(np.median(lengths) / 4)  # gaps up to half of a dash
+    padded = np.pad(is_dash[numbers], reach)
+    return mask | ndimage.binary_closing(padded, EIGHT, iterations=reach)[reach:-reach, reach:-reach]
+
+
+def _without(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
+    """A mask (H, W) less the lines, with the strokes that cross them."""
+    if not lines:
+        return mask
+    taken = ndimage.binary_dilation(np.logical_or.reduce([line.pixels for line in lines]), EIGHT)
+    rest = mask & ~taken
+    reach = math.ceil(max(line.thickness for line in lines) / 2) + 2
+    padded = np.pad(rest, reach)
+    closed = ndimage.binary_closing(padded, iterations=reach)[reach:-reach, reach:-reach]
+    return rest | (closed & taken & mask)
 
 
 # --- masks ------------------------------------------------------------------------------------------------------------
@@ -308,6 +283,17 @@ def large_pieces(mask: np.ndarray, side: int) -> Iterator[tuple[tuple[slice, sli
             yield (rows, columns), numbers[rows, columns] == number
 
 
+def _largest(mask: np.ndarray) -> np.ndarray | None:
+    """The largest connected piece of a mask (H, W); None if it is empty."""
+    numbers, count = ndimage.label(mask, EIGHT)
+    return np.equal(numbers, np.bincount(numbers.ravel())[1:].argmax() + 1) if count else None
+
+
+def near_edge(inside: np.ndarray) -> np.ndarray:
+    """The pixels of a sheet (H, W) that are no more than BORDER from its edge: bool (H, W)."""
+    return inside & ~ndimage.minimum_filter(inside, 2 * BORDER + 1, mode="constant", cval=False)
+
+
 def reduce(mask: np.ndarray, scale: int) -> np.ndarray:
     """Of every `scale` x `scale` pixels of a mask (H, W), whether any is set."""
     height, width = mask.shape
@@ -323,9 +309,15 @@ def stroke_width(mask: np.ndarray) -> float:
     return float(4 * ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1][mask].mean())
 
 
-def _largest(mask: np.ndarray) -> np.ndarray | None:
-    """The largest connected piece of a mask (H, W); None if it is empty."""
-    numbers, count = ndimage.label(mask, EIGHT)
-    if not count:
-        return None
-    return np.equal(numbers, np.bincount(numbers.ravel())[1:].argmax() + 1)
+def is_stroke(mask: np.ndarray) -> bool:
+    """Whether a piece (h, w) is a single straight stroke: no longer than from corner to corner."""
+    return bool(mask.sum() < 1.25 * math.hypot(*mask.shape) * stroke_width(mask))
+
+
+def is_rectangle(mask: np.ndarray) -> bool:
+    """Whether a mask (h, w) without holes fills a rectangle, upright or turned. An ellipse fills 79 % of one."""
+    outline = np.argwhere(mask & ~ndimage.binary_erosion(mask))
+    angles = np.deg2rad(np.arange(0, 90, 3))
+    directions = np.stack([np.cos(angles), np.sin(angles)])
+    across, along = (np.ptp(outline @ axes, axis=0) + 1 for axes in (directions, directions[::-1] * [[-1], [1]]))
+    return bool(mask.sum() > 0.88 * (across * along).min())
