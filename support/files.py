@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and locks.
+"""Files that appear whole or not at all.
 
 Everything that the project writes goes through `replace`: it is written beside its final name, flushed to disk, then
 renamed, so a reader sees the old file or the new one, whatever happens in between.
@@ -8,24 +8,16 @@ import io
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from support.terminal import UserError, printable, warn
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from support.terminal import UserError, printable
 
 TEMPORARY = ".partial"  # the ending of a file that is still being written
-_warned: set[str] = set()
-
-
-class RunningError(Exception):
-    """Another process holds the lock."""
+MAX_UNPACKED = 2**30  # bytes: a thousand times what a checkpoint of these networks takes
 
 
 def replace(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
@@ -42,7 +34,7 @@ def replace(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        flush_folder(path.parent)
+        _flush_folder(path.parent)
     except OSError as error:
         error.filename = str(path)  # a full disk names no file, other errors name the temporary one
         if not path.parent.is_dir():
@@ -52,102 +44,30 @@ def replace(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def clear_temporary(path: str | Path) -> None:
-    """Remove what a killed process left beside `path`. Only for the one process that may write `path`."""
-    path = Path(path)
-    for left_over in path.parent.iterdir():
-        if left_over.name.startswith(f".{path.name}.") and left_over.name.endswith(TEMPORARY):
-            left_over.unlink(missing_ok=True)
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder, and its parents, that can be written to. Raises UserError."""
-    try:
-        for folder in reversed((path, *path.parents)):  # `parents=True` recurses, too deep for a thousand levels
-            if not folder.is_dir():
-                folder.mkdir(exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise UserError(f"{printable(path)}: cannot be written: {error.strerror}; choose another folder") from None
-
-
-def check_folder(path: Path) -> None:
-    """Raises UserError if `make_folder` would; makes nothing."""
-    above = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(f"{printable(path)}: cannot be written, because of {printable(above)}; choose another folder")
-
-
-@contextmanager
-def lock(path: str | Path) -> Iterator[None]:
-    """Hold `path` as a lock; the operating system lets go of it when this process ends, however it ends.
-
-    Raises RunningError if another process holds it. Where the system cannot lock (Windows, some network drives) nothing
-    is locked, and a warning says so.
-    """
-    if fcntl is None:
-        _warn_once("this system cannot lock files: start no run of a name twice")
-        yield
-        return
-    while True:
-        file = open(path, "ab")  # noqa: SIM115 - closed below
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise RunningError(path) from None
-        except OSError as error:
-            _warn_once(
-                f"{printable(path)}: this file system cannot lock ({error.strerror}): start no run of a name twice"
-            )
-        if _is_still(path, file):
-            break
-        file.close()  # the process that held it has removed it in the meantime
-    try:
-        yield
-    finally:
-        Path(path).unlink(missing_ok=True)  # while it is held, so nobody else's is removed
-        file.close()
-
-
-def is_locked(path: str | Path) -> bool:
-    """Whether another process holds `path` as a lock. It must lie in a folder that can be written to."""
-    if not os.path.exists(path):
-        return False
-    try:
-        with lock(path):
-            return False
-    except RunningError:
-        return True
-
-
-def _is_still(path: str | Path, file: BinaryIO) -> bool:
-    """Whether the open file is the one that now has that name."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
-
-
-def flush_folder(folder: Path) -> None:
-    """Put a rename on disk too; Windows cannot open a folder, and does not need it."""
-    if os.name != "posix":
-        return
-    try:
+def _flush_folder(folder: Path) -> None:
+    """Put a rename on disk, where folders can be flushed: not on Windows, not on every network drive."""
+    with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def clear_temporary(path: Path) -> None:
+    """Remove what a killed process left beside `path`. Only for the one process that may write `path`."""
+    for left_over in path.parent.glob(f".{path.name}.*{TEMPORARY}"):
+        left_over.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that can be written to. Raises UserError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as error:
-        _warn_once(f"{printable(folder)}: this file system cannot flush a folder ({error.strerror})")
-
-
-def _warn_once(message: str) -> None:
-    if message not in _warned:
-        _warned.add(message)
-        warn(message)
+        raise UserError(f"{printable(path)}: cannot be written: {error.strerror}; choose another folder") from None
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -157,3 +77,11 @@ def open_regular(path: Path) -> BinaryIO:
         os.close(descriptor)
         raise OSError(0, "is not a regular file")
     return os.fdopen(descriptor, "rb")
+
+
+def check_unpacked(file: BinaryIO) -> None:
+    """Raises ValueError if a zip, as torch.save and np.savez make it, would unpack to more than MAX_UNPACKED bytes."""
+    with zipfile.ZipFile(file) as archive:
+        if sum(member.file_size for member in archive.infolist()) > MAX_UNPACKED:
+            raise ValueError(f"holds more than {MAX_UNPACKED:,} bytes")
+    file.seek(0)

@@ -51,10 +51,10 @@ def test_set(sample) -> dataset.MNIST:
 
 @pytest.fixture(scope="module")
 def small(sample, tmp_path_factory) -> Path:
-    """A folder of 210 training images and 60 test images of the sample, enough for a loop to be watched."""
+    """A folder of 210 training and 70 test images of the sample, all ten digits in both: a loop to be watched."""
     folder = tmp_path_factory.mktemp("data") / "small"
     folder.mkdir()
-    for split, count in (("train", 210), ("test", 60)):
+    for split, count in (("train", 210), ("test", 70)):
         whole = dataset.MNIST(sample / f"{split}.tar")
         write_tar(folder / f"{split}.tar", split, whole.images[:count], whole.labels[:count])
     return folder

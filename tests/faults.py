@@ -1,24 +1,19 @@
-"""The fault harness: runs that are killed, get in each other's way, lose their streams or folders, and full disks.
+"""The fault harness: runs that are killed, get in each other's way, lose their streams or folders; and full disks.
 
     python tests/faults.py --kills 100 --seed 0 --full-disk
+    python tests/faults.py --kills 100 --signal INT
 
-First part, kills: the three runs of the README, on the bundled sample, are killed with SIGKILL, gone on with, and
-killed again until they are through. Half of the kills come at a random moment, half inside the writing of a file. After
-each kill every file has to be whole; at the end all files have to equal, bit for bit, those of a run that was never
-killed, but for the seconds that each epoch took. In one kill of four a run dies while its result
-takes the place of another run's: weights, arrays, history and picture have to be of one run, or the mix is noticed.
+Kills: the three runs of the README, on few digits, are killed, gone on with by --resume, and killed again until they
+are through. Half of the kills come at a random moment, half inside the writing of a file; one in four while the result
+takes the place of another run's. After each kill every file has to be whole; at the end all files have to equal, bit
+for bit, those of a run that was never killed, but for the seconds that each epoch took.
 
-With them go, one round for twenty kills: two runs that start at once with one result's name and folders of their own
-for checkpoints, of which one has to be refused and the other undisturbed; streams that are closed, full, or read by
-nobody from some step on; a folder that vanishes in some step. Each of these runs is gone on with and compared as well.
-From 50 kills on the study is killed, too: its runs have to end, and the same command has to go on.
+One round for twenty kills: two runs at once with one result's name, of which one has to be refused; streams that are
+closed, full, or read by nobody from some step on; a folder that vanishes in some step. From 50 kills on the study is
+killed, too. With --full-disk the disk fills up at each place of a run, one after the other: what stood there before has
+to be whole. Each of these runs is gone on with and compared as well.
 
-Second part, with --full-disk: the disk fills up at each place of a run, one after the other: in each file, by a limit
-that the operating system sets to the size of files, and in each single write, flush and rename, as ENOSPC. The run has
-to end with an error of one or two lines; what stood there before has to be whole, and the run can be gone on with.
-
-Every run is a process of its own, forked from this one, which has imported torch and never uses it: importing would
-take longer than training. Needs fork, so Linux.
+Every run is a process of its own, forked from this one, which has imported torch and never uses it. Needs Linux.
 """
 
 import argparse
@@ -38,77 +33,88 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import main  # noqa: E402
 from support import files  # noqa: E402
-from support.run.history import read_runs  # noqa: E402
+from support.data.find import find_data  # noqa: E402
+from support.data.images import read_images, write_tar  # noqa: E402
+from support.run import read_runs  # noqa: E402
 from support.terminal import UserError  # noqa: E402
 
 RUNS = (["--model", "lenet"], ["--model", "mlp"], ["--model", "lenet_bn", "--augment"])
 EPOCHS = 4  # enough to be killed before, between and behind checkpoints
-ANOTHER = ["--lr", "0.02"]  # of the run whose result is replaced
-KILLS_A_STUDY = 3
 KILLS_A_RUN = 8  # then the run is left to finish, so that each round reaches the comparison
-PATIENCE = 120  # seconds; a run takes a few, so one that is not through by then hangs
+PATIENCE = 300  # seconds; a run takes a few, so one that is not through by then hangs
+
+Prepare = Callable[[], object]  # called in a run's process before it starts, to plant a fault
 
 
-class Failure(Exception):
-    """A guarantee is broken. The message says which, and where."""
-
-
-@dataclass
-class Outcome:
+class Outcome(NamedTuple):
     """How a process ended: its exit status, or less than 0 the signal that killed it; and what it printed."""
 
-    pid: int
     status: int
     text: str
-    seconds: float
 
 
 @dataclass
-class Report:
-    """What the harness saw; `broken` is empty if all is well."""
+class Harness:
+    """What all parts share, and what was seen; `broken` is empty if all is well."""
 
-    kills: int = 0
-    inside: int = 0  # of the kills: a file was half written at that moment
-    rounds: int = 0  # runs that were finished and compared
-    mixes: int = 0  # of the kills: the files of a result were of two runs, and that was noticed
-    pairs: int = 0  # of runs that started at once with the name of one result
-    streams: int = 0  # runs that lost one
-    folders: int = 0  # runs that lost one
-    studies: int = 0  # that were killed until they were through, and compared
-    full: int = 0  # disks that were full
+    folder: Path  # everything happens below it
+    chance: random.Random
+    signal: int  # that kills
+    seen: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
+
+    def new_folder(self) -> Path:
+        self.seen["folders made"] += 1
+        folder = self.folder / f"{self.seen['folders made']}"
+        folder.mkdir()
+        return folder
+
+    def check(self, folder: Path, about: str, outcome: Outcome, well: bool = True) -> None:
+        """The process said no more than two lines of error, and all files that a reader would open are whole."""
+        error = outcome.text.partition("error: ")[2].splitlines()
+        if not well or len(error) > 2 or "Traceback" in outcome.text:
+            self.broken.append(f"{about}: exit status {outcome.status}:\n{outcome.text}")
+        self.broken += [f"{about}: {problem}" for problem in torn(folder)]
+
+    def finish(self, argv: list[str], folder: Path, reference: Path, about: str, how: str = "--resume") -> None:
+        """Go on with the run in the folder, compare it with the reference, and remove it."""
+        outcome = run([*argv, how], folder)
+        self.check(folder, f"{about}, resumed", outcome, outcome.status == 0)
+        self.broken += [f"{about}: {problem}" for problem in not_same(folder, reference)]
+        self.seen["runs compared"] += 1
+        shutil.rmtree(folder)
+
+    def kill(self) -> None:
+        os.kill(os.getpid(), self.signal)
 
 
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
-def run(
-    argv: list[str], folder: Path, prepare: Callable[[], None] = lambda: None, kill_after: float = math.inf
-) -> Outcome:
-    """Run `main.py argv` in `folder`, in a process of its own, and wait for its end; kill it after so many seconds.
-
-    prepare is called in that process before the program starts, to plant a fault. Raises Failure if the process hangs.
-    """
-    return wait(*begin(argv, folder, prepare), argv, kill_after)
+def run(argv: list[str], folder: Path, prepare: Prepare = lambda: None, kill: tuple[int, float] = (0, 0)) -> Outcome:
+    """Run `main.py argv` in `folder`, in a process of its own, and wait for its end; kill: a signal, after seconds."""
+    return wait(*begin(argv, folder, prepare), *kill)
 
 
-def begin(argv: list[str], folder: Path, prepare: Callable[[], None] = lambda: None) -> tuple[int, int]:
+def begin(argv: list[str], folder: Path, prepare: Prepare = lambda: None) -> tuple[int, int]:
     """Start it; the process's id, and a pipe from which what it prints can be read."""
     sys.stdout.flush()
-    sys.stderr.flush()
     reader, writer = os.pipe()  # holds 64 KiB, far more than a run prints, so it can be read afterwards
     pid = os.fork()
     if pid == 0:
@@ -117,32 +123,31 @@ def begin(argv: list[str], folder: Path, prepare: Callable[[], None] = lambda: N
     return pid, reader
 
 
-def wait(pid: int, reader: int, argv: list[str], kill_after: float = math.inf) -> Outcome:
-    """Wait for the end of what `begin` started."""
+def wait(pid: int, reader: int, number: int = 0, seconds: float = math.inf) -> Outcome:
+    """Wait for the end of what `begin` started; after so many seconds send it a signal."""
     started = time.monotonic()
     while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
         waited = time.monotonic() - started
-        if waited > min(kill_after, PATIENCE):
+        if waited > PATIENCE:
             os.kill(pid, signal.SIGKILL)
-            ended = os.waitpid(pid, 0)
-            break
+        elif number and waited > seconds:
+            os.kill(pid, number)
+            number = 0
         time.sleep(0.002)
-    seconds = time.monotonic() - started
     with open(reader, "rb") as pipe:
         text = pipe.read().decode(errors="replace")
-    if seconds > PATIENCE:
-        raise Failure(f"{' '.join(argv)}: not through after {PATIENCE} s:\n{text}")
-    return Outcome(pid, os.waitstatus_to_exitcode(ended[1]), text, seconds)
+    return Outcome(os.waitstatus_to_exitcode(ended[1]), text)
 
 
-def _become(argv: list[str], folder: Path, prepare: Callable[[], None], writer: int) -> None:
+def _become(argv: list[str], folder: Path, prepare: Prepare, writer: int) -> None:
     """Be that process, in the fork. Never returns: what the harness does next is not this process's business."""
     status = 70  # EX_SOFTWARE: something was raised that no program should end with
     try:
-        os.dup2(writer, 1)
-        os.dup2(writer, 2)
+        for stream, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(writer, stream)
+            setattr(sys, name, open(stream, "w", closefd=False))  # noqa: SIM115
         os.chdir(folder)
-        sys.argv = ["main.py", *argv]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         prepare()
         main.main(argv)
         status = 0
@@ -151,12 +156,12 @@ def _become(argv: list[str], folder: Path, prepare: Callable[[], None], writer: 
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
         os._exit(status)
 
 
-def watch_writing(act: Callable[[int, str], None]) -> None:
+def watch_writing(act: Callable[[int, str], object]) -> None:
     """From now on, in this process, call act(number, kind) in each step of the writing of a file, numbered from 1.
 
     Kinds: "create" (the file is there, and empty), "write" (half of the bytes that were handed to the operating system
@@ -168,16 +173,13 @@ def watch_writing(act: Callable[[int, str], None]) -> None:
     class HalfWay(io.FileIO):
         def write(self, data) -> int:
             data = memoryview(data).cast("B")
-            half = len(data) // 2
-            written = super().write(data[:half])
-            if written < half:
+            written = super().write(data[: len(data) // 2])
+            if written < len(data) // 2:
                 return written
             act(next(numbers), "write")
-            return half + super().write(data[half:])
+            return written + super().write(data[written:])
 
     def watched_open(path, mode):
-        if mode != "wb":
-            return open(path, mode)
         raw = HalfWay(path, mode)
         act(next(numbers), "create")
         return io.BufferedWriter(raw)
@@ -194,6 +196,26 @@ def watch_writing(act: Callable[[int, str], None]) -> None:
     files.open, os.fsync, os.replace = watched_open, watched_fsync, watched_rename
 
 
+def in_step(number: int, action: Callable[[], object]) -> Prepare:
+    """That happens in that step of the writing of the process's files."""
+    return lambda: watch_writing(lambda step, kind: action() if step == number else None)
+
+
+def reference_run(argv: list[str], folder: Path) -> tuple[float, list[str]]:
+    """An uninterrupted run: the seconds that it takes, and the kinds of the steps in which it writes."""
+    kinds = folder / "kinds.log"
+
+    def note(number: int, kind: str) -> None:
+        with open(kinds, "a") as file:
+            file.write(f"{kind}\n")
+
+    started = time.monotonic()
+    outcome = run(argv, folder, lambda: watch_writing(note))
+    if outcome.status:
+        raise RuntimeError(f"{' '.join(argv)}: exit status {outcome.status}:\n{outcome.text}")
+    return time.monotonic() - started, kinds.read_text().split()
+
+
 # --- what has to hold -------------------------------------------------------------------------------------------------
 
 
@@ -205,8 +227,7 @@ def read(path: Path) -> object:
         return json.loads(path.read_text())
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
-            digest = {"digest": str(arrays["digest"])}
-            return digest | {name: torch.from_numpy(arrays[name]) for name in arrays.files if name != "digest"}
+            return {name: arrays[name].tolist() for name in arrays.files}
     with Image.open(path) as image:
         return {"digest": image.info.get("digest"), "pixels": torch.from_numpy(np.array(image))}
 
@@ -229,11 +250,11 @@ def difference(ours: object, theirs: object, where: str = "") -> str | None:
         return None if same else where
     else:
         return None if type(ours) is type(theirs) and ours == theirs else where or "/"
-    return next((found for place, a, b in pairs if (found := difference(a, b, place))), None)
+    return next((found for part, a, b in pairs if (found := difference(a, b, part))), None)
 
 
-def check_whole(folder: Path) -> list[str]:
-    """What is wrong with the files that a reader would open."""
+def torn(folder: Path) -> list[str]:
+    """What is wrong with the files that a reader would open, and what of two runs would be read as one."""
     wrong = []
     for path in left_behind(folder)[0]:
         try:
@@ -243,62 +264,15 @@ def check_whole(folder: Path) -> list[str]:
             continue
         if path.suffix == ".json" and len(content["test_loss"]) != content["epochs"]:
             wrong.append(f"{path}: a result of {len(content['test_loss'])} of {content['epochs']} epochs")
+    with contextlib.suppress(UserError):  # which notices a mix
+        for found, history, _ in [] if wrong else read_runs(folder / "result_plot"):
+            arrays = found.with_suffix(".npz")
+            if arrays.exists() and read(arrays)["digest"] != history["digest"]:
+                wrong.append(f"{arrays}: is read as of another run")
     return wrong
 
 
-def mixed(folder: Path) -> bool:
-    """Whether the files of the finished result there are of more than one run."""
-    return len(set(digests(folder).values())) > 1
-
-
-def kill_study(rounds: int, chance: random.Random, workplace: Path, report: Report) -> None:
-    """Kill a study at random moments, then let the same command finish it, and compare."""
-    command = [sys.executable, str(ROOT / "study.py"), "--seeds", "1", "--epochs", "2", "--jobs", "2"]
-    command += ["--data-dir", str(ROOT / "data" / "sample"), "--output-dir", "study", "--checkpoint-dir", "checkpoints"]
-    reference = workplace / "study"
-    reference.mkdir()
-    started = time.monotonic()
-    subprocess.run(command, cwd=reference, check=True, capture_output=True, timeout=10 * PATIENCE)
-    seconds = time.monotonic() - started
-    for number in range(rounds):
-        folder = workplace / f"study{number}"
-        folder.mkdir()
-        for _ in range(KILLS_A_STUDY):
-            with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(chance.uniform(0, seconds))
-                process.kill()
-            report.kills += process.returncode < 0
-            report.broken += check_whole(folder)
-        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10 * PATIENCE)
-        if ended.returncode:
-            report.broken.append(f"the study: exit status {ended.returncode}:\n{ended.stdout}{ended.stderr}")
-        report.broken += check_whole(folder) + check_same(folder, reference)
-        report.studies += 1
-        shutil.rmtree(folder)
-
-
-def check_mix(folder: Path) -> list[str]:
-    """What is wrong about files of two runs: main.py has to refuse, and a reader of the arrays as well."""
-    found, wrong = digests(folder), []
-    if mixed(folder) and not unfinished(folder):
-        wrong.append(f"{folder}: holds files of two runs, {found}, and no checkpoint says so")
-    try:
-        read_runs(folder / "result_plot")
-    except UserError:
-        return wrong
-    if found.get(".json") != found.get(".npz"):
-        wrong.append(f"{folder}: history and arrays of two runs are read as one")
-    return wrong
-
-
-def digests(folder: Path) -> dict[str, str | None]:
-    """By its suffix, the digest of the run that each file of the result is of."""
-    paths = [path for path in left_behind(folder)[0] if path.suffix != ".pt" or path.name.endswith(".weights.pt")]
-    return {path.suffix: read(path)["digest"] for path in paths}
-
-
-def check_same(folder: Path, reference: Path) -> list[str]:
+def not_same(folder: Path, reference: Path) -> list[str]:
     """What of the finished run's files differs from the reference's."""
     names, temporary = left_behind(folder)
     names = {path.relative_to(folder) for path in names}
@@ -306,287 +280,220 @@ def check_same(folder: Path, reference: Path) -> list[str]:
     wrong = [f"{folder / name}: missing, or one too many" for name in sorted(names ^ expected)]
     wrong += [f"{path}: a left-over that was not cleared" for path in temporary]
     for name in sorted(names & expected):
-        try:
-            where = difference(read(folder / name), read(reference / name))
-        except Exception:  # not whole, which check_whole says
-            continue
-        if where:
+        if where := difference(read(folder / name), read(reference / name)):
             wrong.append(f"{folder / name}: differs from the uninterrupted run's in {where}")
     return wrong
 
 
-def unfinished(folder: Path) -> bool:
-    """Whether the folder holds a run that can be resumed."""
-    paths = [path for path in folder.glob("checkpoints/*.pt") if not path.name.endswith(".weights.pt")]
-    return any(not torch.load(path, weights_only=True)["finished"] for path in paths)
+# --- the parts --------------------------------------------------------------------------------------------------------
 
 
-# --- the two parts ----------------------------------------------------------------------------------------------------
-
-
-def reference_run(argv: list[str], folder: Path) -> tuple[float, list[str]]:
-    """An uninterrupted run: the seconds that it takes, and the kinds of the steps in which it writes."""
-    folder.mkdir()
-    kinds_file = folder / "kinds.lock"
-
-    def note(number: int, kind: str) -> None:
-        with open(kinds_file, "a") as file:
-            file.write(f"{kind}\n")
-
-    outcome = run(argv, folder, lambda: watch_writing(note))
-    if outcome.status:
-        raise Failure(f"{' '.join(argv)}: exit status {outcome.status}:\n{outcome.text}")
-    return outcome.seconds, kinds_file.read_text().split()
-
-
-def kill_runs(wanted: int, chance: random.Random, workplace: Path, report: Report, argvs: list[list[str]]) -> None:
+def kill_runs(harness: Harness, wanted: int, argvs: list[list[str]]) -> None:
     """Kill and go on with each of the runs, round after round, until there were `wanted` kills."""
-    references = []
-    for i, argv in enumerate(argvs):
-        references.append((workplace / f"reference{i}", *reference_run(argv, workplace / f"reference{i}")))
+    stopped = {-harness.signal, 128 + harness.signal}
+    references = [harness.new_folder() for _ in argvs]
+    costs = [reference_run(argv, folder) for argv, folder in zip(argvs, references, strict=True)]
     budget = min(KILLS_A_RUN, math.ceil(wanted / len(argvs)))
-    for argv, (reference, seconds, kinds) in itertools.cycle(zip(argvs, references, strict=True)):
-        if report.kills >= wanted and report.rounds >= len(argvs):
+    for number in itertools.count():
+        if harness.seen["kills"] >= wanted and number >= len(argvs):
             return
-        folder = workplace / f"round{report.rounds}"
-        folder.mkdir()
-        last = min(wanted, report.kills + budget)
-        outcome = None
-        while outcome is None or outcome.status < 0:
-            again = [*argv, "--resume"] if unfinished(folder) else argv
-            if report.kills >= last:
-                outcome = run(again, folder)
-            elif (report.kills + report.rounds) % 2:
-                outcome = run(again, folder, kill_after=chance.uniform(0, seconds))
-            else:
-                outcome = run(again, folder, kill_in_step(chance.randint(1, len(kinds) // 2)))
-            if outcome.status < 0:
-                report.kills += 1
-                temporary = left_behind(folder)[1]
-                report.inside += any(f".{outcome.pid}." in path.name for path in temporary)
-                report.broken += check_whole(folder)
-                # the processes write one file at a time, so two left-overs mean that one was not cleared
-                report.broken += [f"{path}: a left-over that was not cleared" for path in temporary[:-1]]
-        if outcome.status:
-            raise Failure(f"{' '.join(again)}: exit status {outcome.status}:\n{outcome.text}")
-        report.broken += check_whole(folder) + check_same(folder, reference)
-        report.rounds += 1
-        shutil.rmtree(folder)
+        argv, reference, (seconds, kinds) = (some[number % len(argvs)] for some in (argvs, references, costs))
+        folder, last = harness.new_folder(), min(wanted, harness.seen["kills"] + budget)
+        while harness.seen["kills"] < last:
+            moment = harness.chance.uniform(0.1, seconds)
+            step = in_step(harness.chance.randint(1, len(kinds) // 2), harness.kill)
+            faults = ({"kill": (harness.signal, moment)}, {"prepare": step})
+            outcome = run([*argv, "--resume"], folder, **faults[(harness.seen["kills"] + number) % 2])
+            harness.check(folder, f"{argv[1]} killed", outcome, outcome.status in {0, *stopped})
+            if outcome.status == 0:
+                break
+            harness.seen["kills"] += 1
+            left_overs = left_behind(folder)[1]
+            harness.seen["left-overs"] += bool(left_overs)
+            if len(left_overs) > 1:  # the processes write one file at a time: one was not cleared
+                harness.broken.append(f"{left_overs}: more than one left-over")
+        harness.finish(argv, folder, reference, f"{argv[1]} killed")
 
 
-def in_step(number: int, action: Callable[[], object]) -> Callable[[], None]:
-    """In a process that calls the returned function, that happens in that step of its writing."""
-
-    def act(step: int, kind: str) -> None:
-        if step == number:
-            action()
-
-    return lambda: watch_writing(act)
-
-
-def kill_in_step(number: int) -> Callable[[], None]:
-    return in_step(number, lambda: os.kill(os.getpid(), signal.SIGKILL))
-
-
-def kill_while_replacing(wanted: int, chance: random.Random, workplace: Path, report: Report, argv: list[str]) -> None:
+def kill_while_replacing(harness: Harness, wanted: int, argv: list[str]) -> None:
     """Kill a run in so many of the steps in which its result takes the place of another run's."""
-    before, reference = workplace / "replaced", workplace / "replacing"
     argv = [*argv, "--name", "run"]
-    reference_run([*argv, *ANOTHER], before)
+    before, reference = harness.new_folder(), harness.new_folder()
+    reference_run([*argv, "--lr", "0.02"], before)
     _, kinds = reference_run(argv, reference)
     result = [step for step, kind in enumerate(kinds, start=1) if kind == "create"][-5]  # weights, arrays, ...
     steps = range(result, len(kinds) + 1)
-    for step in chance.sample(steps, min(wanted, len(steps))):
-        folder = workplace / f"replace{step}"
-        shutil.copytree(before, folder)
-        outcome = run([*argv, "--restart"], folder, kill_in_step(step))
-        if outcome.status >= 0:
-            raise Failure(f"{' '.join(argv)}: was not killed in step {step}:\n{outcome.text}")
-        report.kills += 1
-        report.inside += bool(left_behind(folder)[1])
-        report.mixes += mixed(folder)
-        report.broken += check_whole(folder) + check_mix(folder)
-        resumed(argv, folder, reference, report)
+    for step in harness.chance.sample(steps, min(wanted, len(steps))):
+        folder = harness.new_folder()
+        shutil.copytree(before, folder, dirs_exist_ok=True)
+        outcome = run([*argv, "--restart"], folder, in_step(step, harness.kill))
+        harness.seen["kills"] += 1
+        harness.seen["results half replaced"] += len({path.stat().st_mtime for path in folder.rglob("run.*")}) > 1
+        harness.check(folder, f"killed in step {step}", outcome, outcome.status != 0)
+        harness.finish(argv, folder, reference, f"replaced, killed in step {step}")
 
 
-def resumed(argv: list[str], folder: Path, reference: Path, report: Report) -> None:
-    """Go on with what is left in the folder, compare it with the reference, and remove it."""
-    again = [*argv, "--resume"] if unfinished(folder) else argv
-    outcome = run(again, folder)
-    if outcome.status:
-        report.broken.append(f"{' '.join(again)}: exit status {outcome.status}:\n{outcome.text}")
-    report.broken += check_whole(folder) + check_same(folder, reference)
-    report.rounds += 1
-    shutil.rmtree(folder)
-
-
-# --- two runs, streams, folders ---------------------------------------------------------------------------------------
-
-
-def start_two(rounds: int, workplace: Path, report: Report, argv: list[str], reference: Path) -> None:
+def start_two(harness: Harness, argv: list[str], reference: Path) -> None:
     """Start two runs at once, with the name and folder of one result, and checkpoints in folders of their own."""
-    for number in range(rounds):
-        folder = workplace / f"two{number}"
-        folder.mkdir()
-        argvs = [[*argv, "--checkpoint-dir", name] for name in ("one", "other")]
-        started = [begin(each, folder) for each in argvs]
-        outcomes = [wait(*each, argv) for each in started]
-        refused = [outcome.text for outcome in outcomes if outcome.status == 2 and "another process" in outcome.text]
-        if sorted(outcome.status for outcome in outcomes) != [0, 2] or len(refused) != 1:
-            report.broken.append("two runs with the name of one result:\n" + "\n".join(one.text for one in outcomes))
-        report.broken += check_whole(folder) + check_same(folder / "result_plot", reference / "result_plot")
-        report.pairs += 1
-        shutil.rmtree(folder)
+    folder = harness.new_folder()
+    started = [begin([*argv, "--checkpoint-dir", name], folder) for name in ("one", "other")]
+    outcomes = [wait(*each) for each in started]
+    refused = [outcome.text for outcome in outcomes if outcome.status == 2 and "another process" in outcome.text]
+    if sorted(outcome.status for outcome in outcomes) != [0, 2] or len(refused) != 1:
+        harness.broken.append("two runs with the name of one result:\n" + "\n".join(one.text for one in outcomes))
+    harness.broken += not_same(folder / "result_plot", reference / "result_plot")
+    harness.seen["pairs of runs"] += 1
 
 
-def redirect(number: int, path: str) -> None:
-    """Let a stream lead to that file."""
-    os.dup2(os.open(path, os.O_WRONLY), number)
+def redirect(path: str, *streams: int) -> None:
+    for stream in streams:
+        os.dup2(os.open(path, os.O_WRONLY), stream)
 
 
-def nobody_reads(number: int) -> None:
+def nobody_reads(stream: int) -> None:
     reader, writer = os.pipe()
-    os.dup2(writer, number)
+    os.dup2(writer, stream)
     os.close(reader)
 
 
-STREAMS: dict[str, tuple[Callable[[], object], set[int]]] = {  # what happens to a stream, and the statuses it may give
-    "stderr closed": (lambda: os.close(2), {0}),
-    "stderr full": (lambda: redirect(2, "/dev/full"), {0}),
-    "stderr read by nobody": (lambda: nobody_reads(2), {0}),
-    "stdout full": (lambda: redirect(1, "/dev/full"), {1}),
-    "stdout read by nobody": (lambda: nobody_reads(1), {128 + signal.SIGPIPE}),
-    "stdout and stderr full": (lambda: (redirect(1, "/dev/full"), redirect(2, "/dev/full")), {1}),
+STREAMS: dict[str, tuple[Callable[[], object], int]] = {  # what happens to a stream, and the status that it gives
+    "stderr closed": (lambda: os.close(2), 0),
+    "stderr full": (lambda: redirect("/dev/full", 2), 0),
+    "stderr read by nobody": (lambda: nobody_reads(2), 0),
+    "stdout full": (lambda: redirect("/dev/full", 1), 1),
+    "stdout read by nobody": (lambda: nobody_reads(1), 128 + signal.SIGPIPE),
+    "stdout and stderr full": (lambda: redirect("/dev/full", 1, 2), 1),
 }
 
 
-def break_streams(
-    rounds: int, chance: random.Random, workplace: Path, report: Report, argv: list[str], reference: Path
-) -> None:
+def break_stream(harness: Harness, argv: list[str], reference: Path, kinds: list[str]) -> None:
     """Break a stream in some step before the last epoch is told, each time another way."""
-    _, kinds = reference_run(argv, workplace / "streams")
+    name, (action, status) = list(STREAMS.items())[harness.seen["lost streams"] % len(STREAMS)]
     last = [step for step, kind in enumerate(kinds, start=1) if kind == "create"][-6]  # the last epoch's checkpoint
-    for number, name in zip(range(rounds), itertools.cycle(STREAMS), strict=False):
-        action, statuses = STREAMS[name]
-        folder = workplace / f"stream{number}"
-        folder.mkdir()
-        outcome = run(argv, folder, in_step(chance.randint(1, last), action))
-        if outcome.status not in statuses or "Traceback" in outcome.text:
-            report.broken.append(f"{name}: exit status {outcome.status}:\n{outcome.text}")
-        report.broken += check_whole(folder) + [f"{path}: left behind" for path in left_behind(folder)[1]]
-        report.streams += 1
-        resumed(argv, folder, reference, report)
+    folder = harness.new_folder()
+    outcome = run(argv, folder, in_step(harness.chance.randint(1, last), action))
+    harness.check(folder, name, outcome, outcome.status == status and not left_behind(folder)[1])
+    harness.seen["lost streams"] += 1
+    harness.finish(argv, folder, reference, name)
 
 
-def remove_folders(
-    rounds: int, chance: random.Random, workplace: Path, report: Report, argv: list[str], reference: Path
-) -> None:
+def remove_folder(harness: Harness, argv: list[str], reference: Path, kinds: list[str]) -> None:
     """Remove a folder in some step of the run, which then has to say so, unless nothing had to be written there."""
-    _, kinds = reference_run(argv, workplace / "folders")
-    for number, name in zip(range(rounds), itertools.cycle(("checkpoints", "result_plot")), strict=False):
-        folder = workplace / f"folder{number}"
-        folder.mkdir()
-        action = lambda name=name: shutil.rmtree(name)  # noqa: E731
-        outcome = run(argv, folder, in_step(chance.randint(1, len(kinds)), action))
-        lines = outcome.text.partition("error: ")[2].splitlines()
-        said = outcome.status == 1 and name in lines[0] and len(lines) <= 2 if lines else outcome.status == 0
-        if not said:
-            report.broken.append(f"{name} vanished: exit status {outcome.status}:\n{outcome.text}")
-        report.broken += check_whole(folder)
-        report.folders += 1
-        resumed(argv, folder, reference, report)
+    name, folder = ("checkpoints", "result_plot")[harness.seen["lost folders"] % 2], harness.new_folder()
+    outcome = run(argv, folder, in_step(harness.chance.randint(1, len(kinds)), lambda: shutil.rmtree(name)))
+    error = outcome.text.partition("error: ")[2].partition("\n")[0]
+    harness.check(folder, f"{name} vanished", outcome, outcome.status == (name in error))
+    harness.seen["lost folders"] += 1
+    # where only weights and checkpoint vanished, a result is left as in a clone: --resume would say that it is finished
+    harness.finish(argv, folder, reference, f"{name} vanished", "--restart" if name == "checkpoints" else "--resume")
 
 
-def fill_disk(workplace: Path, report: Report, argv: list[str]) -> None:
-    """Let the disk be full in one place of the run after the other, each time in a folder that holds a finished run."""
-    before, reference = workplace / "before", workplace / "reference"
+def kill_study(harness: Harness, data: Path) -> None:
+    """Kill a study at random moments, then let the same command finish it, and compare."""
+    command = [sys.executable, str(ROOT / "study.py"), "--seeds", "1", "--epochs", "2", "--jobs", "2"]
+    command += ["--data-dir", str(data), "--output-dir", "study", "--checkpoint-dir", "checkpoints"]
+    reference, folder, started = harness.new_folder(), harness.new_folder(), time.monotonic()
+    subprocess.run(command, cwd=reference, check=True, capture_output=True)
+    seconds = time.monotonic() - started
+    for _ in range(3):
+        with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(harness.chance.uniform(0, seconds))
+            process.send_signal(harness.signal)
+        harness.broken += torn(folder)
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if ended.returncode:
+        harness.broken.append(f"the study: exit status {ended.returncode}:\n{ended.stdout}{ended.stderr}")
+    harness.broken += not_same(folder, reference)
+    harness.seen["killed studies"] += 1
+
+
+def fill_disk(harness: Harness, argv: list[str]) -> None:
+    """Let the disk be full in one place of the run after the other, each time in a folder that holds a finished run.
+
+    In each file by a limit that the operating system sets (EFBIG); in each write, flush and rename by ENOSPC.
+    """
+
+    def no_space(number: int) -> Prepare:
+        def act(step: int, kind: str) -> None:
+            if step >= number and kind != "renamed":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        return lambda: watch_writing(act)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))  # fewer bytes than any file has
+
     argv = [*argv, "--name", "run"]
+    before, reference = harness.new_folder(), harness.new_folder()
     reference_run([*argv, "--epochs", "1"], before)
     _, kinds = reference_run([*argv, "--epochs", "2"], reference)
-    kinds.pop()  # the last flush is of a folder, which costs a warning only
-    created = [i for i, kind in enumerate(kinds, start=1) if kind == "create"]
-    faults = [limit_file(step) for step in created]
-    faults += [no_space(step) for step, kind in enumerate(kinds, start=1) if kind != "renamed"]
+    steps = list(enumerate(kinds[:-1], start=1))  # the last one flushes a folder, without which it does
+    faults = [in_step(step, limit) for step, kind in steps if kind == "create"]
+    faults += [no_space(step) for step, kind in steps if kind != "renamed"]
     for fault in faults:
-        folder = workplace / f"full{report.full}"
-        shutil.copytree(before, folder)
+        folder, about = harness.new_folder(), f"full disk {harness.seen['full disks']}"
+        shutil.copytree(before, folder, dirs_exist_ok=True)
         outcome = run([*argv, "--epochs", "2", "--restart"], folder, fault)
-        lines = [line for line in outcome.text.splitlines() if line.startswith("error: ")]
-        behind = outcome.text.partition("error: ")[2].splitlines()
-        if outcome.status not in (1, 2) or len(lines) != 1 or len(behind) > 2 or "Traceback" in outcome.text:
-            report.broken.append(f"full disk {report.full}: exit status {outcome.status}:\n{outcome.text}")
-        report.broken += check_whole(folder) + [f"{path}: left behind" for path in left_behind(folder)[1]]
-        names = {path.relative_to(folder) for path in left_behind(folder)[0]}
-        for path in left_behind(before)[0]:
-            if path.relative_to(before) not in names:
-                report.broken.append(f"full disk {report.full}: {path.name} is gone")
-        outcome = run([*argv, "--epochs", "2", "--resume" if unfinished(folder) else "--restart"], folder)
-        if outcome.status:
-            report.broken.append(f"full disk {report.full}: cannot be gone on with:\n{outcome.text}")
-        report.broken += check_same(folder, reference)
-        report.full += 1
+        harness.check(folder, about, outcome, outcome.status in (0, 1, 2) and not left_behind(folder)[1])
+        there = {path.name for path in left_behind(folder)[0]}
+        harness.broken += [f"{about}: {path.name} is gone" for path in left_behind(before)[0] if path.name not in there]
+        outcome = run([*argv, "--epochs", "2", "--restart"], folder)
+        harness.check(folder, about, outcome, outcome.status == 0)
+        harness.broken += not_same(folder, reference)
+        harness.seen["full disks"] += 1
         shutil.rmtree(folder)
 
 
-def limit_file(number: int) -> Callable[[], None]:
-    """From the file created in that step on, none can grow beyond 300 bytes, less than any has.
-
-    The operating system sees to it; Python ignores the signal that comes with it (SIGXFSZ), so the write fails: EFBIG.
-    """
-
-    def act(step: int, kind: str) -> None:
-        if step == number:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))
-
-    return lambda: watch_writing(act)
+def small_picture(history: dict, file: io.BytesIO, digest: str) -> None:
+    """A picture of what is drawn, in pixels of its own kind."""
+    about = PngInfo()
+    about.add_text("digest", digest)
+    losses = (1000 * np.array(history["test_loss"])[None]).astype(np.uint8)
+    Image.fromarray(losses).save(file, "png", pnginfo=about)
 
 
-def no_space(number: int) -> Callable[[], None]:
-    """From that step on nothing can be written any more."""
+def few_digits(folder: Path) -> Path:
+    """A data set of the first 600 training and 200 test digits of MNIST."""
+    source = find_data(None)
+    for split, path, count in (("train", source.train, 600), ("test", source.test, 200)):
+        images, labels = read_images(path)
+        write_tar(folder / f"{split}.tar", split, images[:count], labels[:count])
+    return folder
 
-    def act(step: int, kind: str) -> None:
-        if step >= number and kind != "renamed":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    return lambda: watch_writing(act)
-
-
-def main_faults() -> int:
+def main_faults(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Kill runs, fill disks, and see that nothing is lost.")
     parser.add_argument("--kills", type=int, default=100, help="processes to kill (default: 100)")
+    parser.add_argument("--signal", choices=("KILL", "INT", "TERM"), default="KILL", help="that kills (default: KILL)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     parser.add_argument("--full-disk", action="store_true", help="then fill the disk, at each place of a run")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     torch.set_num_threads(1)  # threads do not survive fork
+    main.plot.draw_run, main.plot.save = (lambda history: history), small_picture  # drawing takes longer than training
     torch.optim.SGD([torch.zeros(1)])  # the first optimizer imports more than all the rest; once, here, is enough
-    common = ["--data-dir", str(ROOT / "data" / "sample"), "--device", "cpu"]
-    started, report = time.monotonic(), Report()
+    started, rounds = time.monotonic(), math.ceil(options.kills / 20)
     with tempfile.TemporaryDirectory(prefix="faults-") as workplace:
-        kills, full = Path(workplace, "kills"), Path(workplace, "full")
-        kills.mkdir()
-        full.mkdir()
-        try:
-            argvs = [[*argv, *common, "--epochs", str(EPOCHS)] for argv in RUNS]
-            chance, rounds = random.Random(options.seed), math.ceil(options.kills / 20)
-            kill_runs(options.kills - options.kills // 4, chance, kills, report, argvs)
-            kill_while_replacing(options.kills // 4, chance, kills, report, [*RUNS[1], *common, "--epochs", "1"])
-            start_two(rounds, kills, report, argvs[1], kills / "reference1")
-            break_streams(rounds, chance, kills, report, argvs[1], kills / "reference1")
-            remove_folders(rounds, chance, kills, report, argvs[1], kills / "reference1")
-            if options.kills >= 50:
-                kill_study(options.kills // 50, chance, kills, report)
-            if options.full_disk:
-                fill_disk(full, report, [*RUNS[1], *common])
-        except Failure as failure:
-            report.broken.append(str(failure))
-    print("\n".join(report.broken))
-    print(
-        f"{report.kills} kills, {report.inside} of them inside the writing of a file, {report.mixes} with files of two "
-        f"runs, which was noticed; {report.pairs} pairs of runs with one name; {report.streams} lost streams; "
-        f"{report.folders} lost folders; {report.studies} killed studies; {report.rounds} runs compared; "
-        f"{report.full} full disks; {len(report.broken)} guarantees broken; {time.monotonic() - started:.0f} s"
-    )
-    return 1 if report.broken else 0
+        harness = Harness(Path(workplace), random.Random(options.seed), getattr(signal, f"SIG{options.signal}"))
+        data = few_digits(harness.new_folder())
+        common = ["--data-dir", str(data), "--device", "cpu", "--batch-size", "50"]
+        argvs = [[*argv, *common, "--epochs", str(EPOCHS)] for argv in RUNS]
+        kill_runs(harness, options.kills - options.kills // 4, argvs)
+        kill_while_replacing(harness, options.kills // 4, [*RUNS[1], *common, "--epochs", "1"])
+        reference = harness.new_folder()
+        _, kinds = reference_run(argvs[1], reference)
+        for _ in range(rounds):
+            start_two(harness, argvs[1], reference)
+            break_stream(harness, argvs[1], reference, kinds)
+            remove_folder(harness, argvs[1], reference, kinds)
+        for _ in range(options.kills // 50):
+            kill_study(harness, data)
+        if options.full_disk:
+            fill_disk(harness, [*RUNS[1], *common])
+    print("\n".join(harness.broken))
+    counts = "; ".join(f"{count} {what}" for what, count in harness.seen.items() if what != "folders made")
+    print(f"{counts}; {len(harness.broken)} guarantees broken; {time.monotonic() - started:.0f} s")
+    return 1 if harness.broken else 0
 
 
 if __name__ == "__main__":

@@ -5,14 +5,19 @@ longer than the GPU; captured once, they are launched at one go (PyTorch's notes
 """
 
 from collections.abc import Callable
-from functools import wraps
+from functools import cached_property, wraps
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from support.compute.operations import operations
+
 Step = Callable[[nn.Module, Optimizer, Tensor, Tensor], tuple[Tensor, Tensor]]
-LAUNCHED = 3  # steps before the capture: in them the optimizer makes its state, and libraries take their memory
+EAGER_STEPS = 3  # before the capture: in them the optimizer makes its state, and libraries take their memory
+LAYERS = (nn.Conv2d, nn.MaxPool2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.Identity)
+FUNCTIONS = (F.relu, "flatten", "output")
 
 
 def graphed(step: Step) -> Step:
@@ -27,34 +32,33 @@ def graphed(step: Step) -> Step:
     return run
 
 
-class GraphedStep(nn.Module):
-    """`network`, whose training steps a GPU replays: launched for the first batches, then captured, then replayed.
+class GraphedStep(nn.Sequential):
+    """GraphedStep(network): the network, whose training steps a GPU replays.
 
-    Whoever wraps a network knows that a step computes the same for every batch of one shape, on the GPU alone: no value
-    is read on the CPU, no random number drawn. Only learning rates may change. Load states before the first step: a
-    replay works where the tensors lay at the capture.
+    The step must have static shapes, stay on the GPU and draw no random numbers; only learning rates may change. Load
+    states before the first step: a replay works where the tensors lay at the capture.
 
-    Batches of another shape than the first's are launched; on other devices all are.
+    The first batches run eagerly, and so do those of another shape than the first's, all on other devices, and all of a
+    network that calls anything but LAYERS and FUNCTIONS.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.shape: torch.Size | None = None
-        self.steps = 0  # on batches of that shape
-        self.graph: torch.cuda.CUDAGraph | None = None
+    shape: torch.Size | None = None
+    steps = 0  # on batches of that shape
+    graph: torch.cuda.CUDAGraph | None = None
 
-    def forward(self, images: Tensor) -> Tensor:
-        result: Tensor = self.network(images)
-        return result
+    @cached_property
+    def replayable(self) -> bool:
+        layers, calls = dict(self[0].named_modules()), operations(self[0])
+        known = [call.target in FUNCTIONS or type(layers.get(str(call.target))) in LAYERS for call in calls]
+        return bool(known) and all(known)
 
     def run(self, step: Step, optimizer: Optimizer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """A training step, always the same and by the same optimizer; what it returns, the next one overwrites."""
         self.shape = self.shape or images.shape
-        fits = images.is_cuda and images.shape == self.shape
+        fits = images.is_cuda and images.shape == self.shape and self.replayable
         self.steps += fits
-        if not fits or self.steps <= LAUNCHED:
-            return step(self.network, optimizer, images, labels)
+        if not fits or self.steps <= EAGER_STEPS:
+            return step(self[0], optimizer, images, labels)
         if self.graph is None:
             self.graph = self.capture(step, optimizer, images, labels)
         for kept, given in zip(self.batch, (images, labels), strict=True):
@@ -72,7 +76,7 @@ class GraphedStep(nn.Module):
         for group, rate in zip(groups, self.rates, strict=True):
             group["lr"] = rate
         with torch.cuda.graph(graph):
-            self.returned = step(self.network, optimizer, *self.batch)
+            self.returned = step(self[0], optimizer, *self.batch)
         for group, number in zip(groups, numbers, strict=True):
             group["lr"] = number
         return graph

@@ -14,10 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import Dataset
 
 from support.seeds import ORDER, seed_of
-from support.terminal import UserError, check_signals
+from support.terminal import UserError
 
 Result = TypeVar("Result")
 IMAGES_AT_ONCE = 1024  # made together, for several batches: the calls that make 128 cost more than the work on them
@@ -36,18 +35,15 @@ def is_main() -> bool:
     return rank() == 0
 
 
-# --- joining and leaving ----------------------------------------------------------------------------------------------
-
-
 def choose_device(name: str) -> torch.device:
     """The device of that name; of several GPUs, the one that torchrun's LOCAL_RANK counts to. Raises UserError."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, available in there.items() if available)
-    if not there[name]:
+    if not there.get(name):
         raise UserError(f"--device {name}: not available on this machine; leave --device out")
-    if name == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    if name == "cuda" and dist.is_torchelastic_launched():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return torch.device(name)
 
 
@@ -58,33 +54,34 @@ def device_name(device: torch.device) -> str:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the group that torchrun started, if it did, and leave it at the end.
+    """Join the group that torchrun started, if it did; at the end wait for the others and leave it.
 
-    Where another process of the run is gone, PyTorch says that a connection broke: this raises Stopped if a signal was
-    behind it, else UserError.
+    Raises SystemExit where another process is gone; the first two say so, since one of them may be the one.
     """
-    if "RANK" not in os.environ:
+    if not dist.is_torchelastic_launched():  # not RANK: a scheduler may set it for a process that is alone
         yield
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    if backend == "gloo":
-        take_turns()
-    dist.init_process_group(backend)
+    if device.type == "cpu":
+        use_batch_scheduling()
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
+        dist.barrier()  # nobody leaves while the main process still writes
     except RuntimeError as error:
-        check_signals()
-        raise UserError(f"another process of this run has ended: {str(error).splitlines()[0]}") from None
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        if rank() < 2:
+            message = "error: another process of this run has ended; the same command with --resume goes on"
+            print(message, file=sys.stderr)
+        raise SystemExit(1) from None
     finally:
         dist.destroy_process_group()
 
 
-def take_turns() -> None:
-    """Have no thread that is started from now on push another off its core before that one's turn is over.
+def use_batch_scheduling() -> None:
+    """Schedule new threads as SCHED_BATCH, so that a woken gloo thread does not preempt a running one.
 
-    Where all cores are busy, gloo's receiving thread would otherwise wake up in the middle of a send, take the sender's
-    core, and wait in a busy loop for the lock that the sender holds until its own turn of 3 ms is over. Two processes
-    on two cores so lost 2 to 3 ms in each step. SCHED_BATCH of sched(7); only Linux has it.
+    Two processes on two cores else lose 2 to 3 ms in each step. See sched(7); only Linux has it.
     """
     if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
@@ -99,61 +96,19 @@ def keep_freed_memory() -> None:
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
-def command_line(argv: list[str] | None) -> list[str]:
-    """The words that start this run: those of the shell, or of main.py called with `argv`."""
-    launcher = ["torchrun", "--nproc-per-node", os.environ["WORLD_SIZE"]] if "RANK" in os.environ else ["python"]
-    return [*launcher, *(sys.argv if argv is None else ["main.py", *argv])]
-
-
-# --- the first process, and the others --------------------------------------------------------------------------------
-
-
-def main_goes_first(action: Callable[[], Result]) -> Result:
-    """Let the first process act, then the others: what is wrong is said once, and a download is made once."""
-    if is_main():
-        return _tell_outcome(action, lambda result: None)
-    _hear_outcome()
-    return action()
-
-
 def main_decides(action: Callable[[], Result]) -> Result:
-    """What the first process's action gives, for all."""
-    return _tell_outcome(action, lambda result: result) if is_main() else _hear_outcome()
-
-
-def _tell_outcome(action: Callable[[], Result], told: Callable[[Result], Any]) -> Result:
+    """What the main process's action gives, for all. Where it fails the others leave without a word: it says why."""
+    told: list[Any] = [None]
     try:
-        result = action()
-    except BaseException:
-        _share_from_first((False, None))
-        raise
-    _share_from_first((True, told(result)))
-    return result
-
-
-def _hear_outcome() -> Any:
-    """Leaves without a word where the first process failed: it says what is wrong."""
-    well, result = _share_from_first(None)
-    if not well:
+        if is_main():
+            told = [(action(),)]
+    finally:
+        if dist.is_initialized():
+            dist.broadcast_object_list(told)
+    if told[0] is None:
         raise SystemExit(2)
+    result: Result = told[0][0]
     return result
-
-
-def _share_from_first(value: Any) -> Any:
-    """The first process's value, for all."""
-    if not dist.is_initialized():
-        return value
-    values = [value]
-    dist.broadcast_object_list(values, 0)
-    return values[0]
-
-
-def barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()
-
-
-# --- batches ----------------------------------------------------------------------------------------------------------
 
 
 class Batches:
@@ -163,13 +118,13 @@ class Batches:
     over all processes; the last batch may be smaller. seed and `epoch`, to be set before each epoch, decide the order.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, seed: int = 0) -> None:
+    def __init__(self, dataset: Any, batch_size: int, seed: int = 0) -> None:
         self.dataset, self.batch_size, self.seed, self.epoch = dataset, batch_size, seed, 1
         self.part = 1.0  # of the batch that was handed out last, what share this process has
 
     def __len__(self) -> int:
         """Steps an epoch."""
-        return math.ceil(len(self.dataset) / self.batch_size)  # type: ignore[arg-type]
+        return math.ceil(len(self.dataset) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         share = self.batch_size // world_size()
@@ -186,7 +141,7 @@ class Batches:
     def order(self) -> Tensor:
         """Every index once: int64 (N,)."""
         generator = torch.Generator().manual_seed(seed_of(ORDER, self.seed, self.epoch))
-        return torch.randperm(len(self.dataset), generator=generator)  # type: ignore[arg-type]
+        return torch.randperm(len(self.dataset), generator=generator)
 
 
 def check_batch_size(batch_size: int, images: int, network: nn.Module) -> None:
@@ -194,16 +149,12 @@ def check_batch_size(batch_size: int, images: int, network: nn.Module) -> None:
     if batch_size % world_size():
         raise UserError(f"--batch-size {batch_size}: expected a multiple of the {world_size()} processes")
     normalizes = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules())
-    least = world_size() * (2 if normalizes else 1)
-    last = images % batch_size or min(images, batch_size)
-    if last < least:
+    least, last = 2 if normalizes else 1, images % batch_size or min(images, batch_size)
+    if last < least * world_size():
         raise UserError(
-            f"--batch-size {batch_size}: of {images:,} images it leaves {last} for the last batch; "
-            f"expected at least {least}, so that each process has {least // world_size()}\nchoose another --batch-size"
+            f"--batch-size {batch_size}: of {images:,} images it leaves {last} for the last batch; expected at least "
+            f"{least} for each of {world_size()} processes\nchoose another --batch-size"
         )
-
-
-# --- networks and figures ---------------------------------------------------------------------------------------------
 
 
 def wrap(network: nn.Module, batches: Batches) -> nn.Module:
@@ -216,9 +167,9 @@ def wrap(network: nn.Module, batches: Batches) -> nn.Module:
     if next(network.parameters()).is_cuda:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     # running statistics are not sent around: `average_buffers` measures them anew
-    shared = DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
-    shared.register_comm_hook(batches, _add_weighted)
-    return shared
+    wrapped = DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
+    wrapped.register_comm_hook(batches, _add_weighted)
+    return wrapped
 
 
 def _add_weighted(batches: Batches, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:

@@ -1,6 +1,9 @@
-"""The table of layers that a run prints, of any network that takes images (B, 1, 32, 32)."""
+"""What a network does with an image, tried on a copy of it: the table of its layers, and whether it gives logits.
 
-from contextlib import ExitStack
+`shape` is that of an image as the data set gives it: (1, 32, 32).
+"""
+
+import copy
 
 import torch
 from torch import Tensor, nn
@@ -8,57 +11,54 @@ from torch import Tensor, nn
 from support.terminal import UserError
 
 
-def describe(model: nn.Module) -> str:
+def describe(network: nn.Module, shape: tuple[int, ...]) -> str:
     """A table of the layers in the order in which an image passes them: name, kind, output shape, parameters.
 
-    One image goes through in evaluation mode, which also gives lazy layers their parameters; modes and statistics stay
-    as they were. Parameters count in the row of their first use. Layers that are never called come last.
+    Lazy layers get their parameters. Parameters count where they are used first; unused layers come last.
     """
+    if any(map(nn.parameter.is_lazy, network.parameters())):
+        _output(network.eval(), shape)
+        network.train()
+    tried = copy.deepcopy(network).eval()
     rows = [("layer", "kind", "output", "params")]
-    names = {layer: name or "model" for name, layer in model.named_modules() if not isinstance(layer, nn.Identity)}
-    counted: set[nn.Parameter] = set()
+    names = {layer: name or "model" for name, layer in tried.named_modules() if not isinstance(layer, nn.Identity)}
+    unused = {parameter for parameter in tried.parameters() if parameter.requires_grad}
+    total = sum(parameter.numel() for parameter in unused)
 
     def note(layer: nn.Module, _inputs: object, output: object) -> None:
-        own = {parameter for parameter in layer.parameters(recurse=False) if parameter.requires_grad} - counted
+        own = unused.intersection(layer.parameters(recurse=False))
+        unused.difference_update(own)
         if own or not list(layer.children()):  # a block of layers has no row: its layers have
-            count = sum(parameter.numel() for parameter in own)
-            rows.append((names[layer], type(layer).__name__, _shapes(output) or "-", f"{count:,}"))
-        counted.update(own)
-
-    with torch.no_grad(), ExitStack() as undo:
-        for module in model.modules():
-            undo.callback(setattr, module, "training", module.training)
-            for name, buffer in module.named_buffers(recurse=False):
-                undo.callback(setattr, module, name, buffer)
-                if not nn.parameter.is_lazy(buffer):
-                    undo.callback(buffer.copy_, buffer.clone())
-        for layer in names:
-            undo.enter_context(layer.register_forward_hook(note))
-        like = next(model.parameters(), torch.empty(0))
-        model.eval()(torch.zeros(1, 1, 32, 32, device=like.device, dtype=like.dtype))
+            size = "x".join(map(str, output.shape[1:])) if isinstance(output, Tensor) else "-"
+            rows.append((names[layer], type(layer).__name__, size, f"{sum(p.numel() for p in own):,}"))
 
     for layer in names:
-        if any(parameter.requires_grad and parameter not in counted for parameter in layer.parameters(recurse=False)):
+        layer.register_forward_hook(note)
+    _output(tried, shape)
+    for layer in names:
+        if not unused.isdisjoint(layer.parameters(recurse=False)):
             note(layer, None, None)
-    rows.append(("total", "", "", f"{sum(parameter.numel() for parameter in counted):,}"))
+    rows.append(("total", "", "", f"{total:,}"))
     a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
-    return "\n".join(f"{name:<{a}} {kind:<{b}} {shape:>{c}} {count:>{d}}" for name, kind, shape, count in rows)
+    return "\n".join(f"{name:<{a}} {kind:<{b}} {size:>{c}} {count:>{d}}" for name, kind, size, count in rows)
+
+
+def check_logits(network: nn.Module, shape: tuple[int, ...], classes: int) -> None:
+    """Raises UserError unless the network gives logits (B, classes), in training mode as in evaluation mode."""
+    probabilities = {}
+    for mode in ("evaluation", "training"):
+        logits = _output(copy.deepcopy(network).train(mode == "training"), shape)
+        if not isinstance(logits, Tensor) or logits.shape != (2, classes):
+            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            expected = f"expected logits (2, {classes}), one for each class, in both modes"
+            raise UserError(f"the network gives {found} for 2 images in {mode} mode; {expected}")
+        probabilities[mode] = bool((logits >= 0).all() and torch.allclose(logits.sum(1), logits.new_ones(2)))
+    if probabilities["evaluation"] and not probabilities["training"]:
+        raise UserError("the network gives probabilities in evaluation mode only; expected logits, without softmax")
 
 
 @torch.no_grad()
-def check_logits(model: nn.Module, classes: int) -> None:
-    """Raises UserError unless the model gives a logit a class for images (B, 1, 32, 32)."""
-    training, like = model.training, next(model.parameters(), torch.empty(0))
-    logits = model.eval()(torch.zeros(2, 1, 32, 32, device=like.device, dtype=like.dtype))
-    model.train(training)
-    if not isinstance(logits, Tensor) or logits.shape != (2, classes):
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(f"the network gives {found} for 2 images; expected logits (2, {classes}), one for each class")
-
-
-def _shapes(output: object) -> str:
-    """The shape of each tensor that a layer returns, without the batch: "6x28x28"; "1" for one number an image."""
-    if isinstance(output, Tensor):
-        return "x".join(map(str, output.shape[1:])) or "1"
-    parts = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else ()
-    return " ".join(filter(None, map(_shapes, parts)))
+def _output(network: nn.Module, shape: tuple[int, ...]) -> object:
+    """What the network gives for two black images, on its device and in its precision."""
+    like = next(network.parameters(), torch.empty(0))
+    return network(torch.zeros(2, *shape, device=like.device, dtype=like.dtype))

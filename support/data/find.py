@@ -17,7 +17,7 @@ from support import files
 from support.data import idx
 from support.data.container import Container, reason, what_is
 from support.data.images import DataError, read_images, write_tar
-from support.terminal import check_signals, print_error, printable
+from support.terminal import printable
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SAMPLE = ROOT / "data" / "sample"

@@ -1,4 +1,4 @@
-"""What a finished run keeps beside its figures: what the network said of each test image, and pictures to look at."""
+"""What a finished run keeps beside its history: what the network said of each test image, and pictures to look at."""
 
 import io
 from collections.abc import Callable
@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from support import files
-from support.run import history
 from support.run.checkpoint import RunFiles
+from support.run.history import DRAWS, mistakes
 from support.terminal import printable, warn
+
+MAX_FILTERS, MAX_FILTER_SIDE = 1024, 31  # of a first convolution that is drawn
 
 
 def answers(logits: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
-    """Of logits (N, classes) and labels (N,): the arrays that every result holds, see `history.ARRAYS`."""
+    """Of logits (N, classes) and labels (N,): the arrays that every result holds, see `history`."""
     logarithms, labels = logits.detach().float().cpu().log_softmax(1), labels.cpu()
     confidence, predictions = logarithms.exp().max(1)
     right = logarithms.gather(1, labels[:, None])[:, 0]
@@ -26,22 +28,22 @@ def answers(logits: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
 
 def pictures(network: nn.Module, images: Tensor, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The test images (N, 28, 28) that were read wrong, and the filters of a C1 that sees one map, if square."""
-    found = {"mistake_images": images.cpu().numpy()[history.mistakes(arrays)]}
+    found = {"mistake_images": images.cpu().numpy()[mistakes(arrays)]}
     first = getattr(network, "c1", None)
     if isinstance(first, nn.Conv2d) and first.in_channels == 1:
         (height, width), filters = first.kernel_size, first.out_channels
-        if height == width <= history.MAX_FILTER_SIDE and filters <= history.MAX_FILTERS:  # else nobody draws it
+        if height == width <= MAX_FILTER_SIDE and filters <= MAX_FILTERS:  # else nobody draws it
             found["c1"] = first.weight.detach().float().cpu().contiguous().numpy()
     return found
 
 
-def draws(dataset: Any, warp: Callable[[Tensor], Tensor]) -> dict[str, np.ndarray]:
+def draws(dataset: Any, classes: int, warp: Callable[[Tensor], Tensor]) -> dict[str, np.ndarray]:
     """The first image of each class, blank where there is none, and what `warp` makes of its copies (B, 1, 28, 28)."""
-    originals = torch.zeros(len(dataset.classes), *dataset.images.shape[1:], dtype=torch.uint8)
+    originals = torch.zeros(classes, *dataset.images.shape[1:], dtype=torch.uint8)
     for label in dataset.labels.unique().tolist():
         originals[label] = dataset.images[dataset.labels == label][0].cpu()
-    warped = warp(originals.repeat_interleave(history.DRAWS, 0)[:, None].float()).round().byte()
-    return {"originals": originals.numpy(), "warped": warped.view(-1, history.DRAWS, *originals.shape[1:]).numpy()}
+    warped = warp(originals.repeat_interleave(DRAWS, 0)[:, None].float()).round().byte()
+    return {"originals": originals.numpy(), "warped": warped.view(-1, DRAWS, *originals.shape[1:]).numpy()}
 
 
 def save_picture(run: RunFiles, draw: Callable[[BinaryIO], object]) -> bool:
