@@ -149,20 +149,16 @@ def find_sheets(picture: Image.Image) -> list[Sheet]:
             continue
         region = np.pad(regions[box] == number, 1)
         filled = ndimage.binary_fill_holes(region)
-        if _surrounds_something(region, filled) and lines.is_rectangle(filled):
+        if _surrounds_something(region, filled) and lines.has_straight_sides(filled):
             mask = np.zeros(regions.shape, bool)
             mask[box] = filled[1:-1, 1:-1]
             if _stands_out(pixels, mask):
                 found.append(mask)
-    innermost = [
-        one for one in found if not any(other.sum() < one.sum() and not (other & ~one).any() for other in found)
+    innermost = [mask for mask in found if not any(other is not mask and (other <= mask).all() for other in found)]
+    # what is nearly all of the picture is all of it, less what runs out of it
+    return [_cut_out(picture, mask) for mask in innermost if mask[extent(mask)].size <= 0.9 * mask.size] or [
+        whole_sheet(picture)
     ]
-    return [_cut_out(picture, mask) for mask in innermost if not _fills(mask)] or [_whole(picture)]
-
-
-def _fills(mask: np.ndarray) -> bool:
-    """Whether a sheet (h, w) is all of the picture, or all less what runs out of it."""
-    return mask[extent(mask)].size > 0.9 * mask.size
 
 
 def _smooth(picture: Image.Image) -> np.ndarray:
@@ -202,20 +198,16 @@ OTHER_COLOUR = 0.12  # of the lighter one
 def _cut_out(picture: Image.Image, mask: np.ndarray) -> Sheet:
     """The part of the picture under a mask (h, w), MIDDLE pixels large, less its edges."""
     mask = ndimage.binary_erosion(mask)  # the edge is blurred
-    scale = picture.width / mask.shape[1], picture.height / mask.shape[0]
     rows, columns = extent(mask)
-    box = (
-        round(columns.start * scale[0]),
-        round(rows.start * scale[1]),
-        round(columns.stop * scale[0]),
-        round(rows.stop * scale[1]),
-    )
-    pixels = _scale(picture.crop(box), WORKING, Image.Resampling.BICUBIC)
+    across, down = picture.width / mask.shape[1], picture.height / mask.shape[0]
+    edges = columns.start * across, rows.start * down, columns.stop * across, rows.stop * down
+    left, top, right, bottom = map(round, edges)
+    pixels = _scale(picture.crop((left, top, right, bottom)), WORKING, Image.Resampling.BICUBIC)
     inside = Image.fromarray(mask[rows, columns]).resize(pixels.size, Image.Resampling.NEAREST)
-    return Sheet(pixels, np.asarray(inside, bool), box, whole=False)
+    return Sheet(pixels, np.asarray(inside, bool), (left, top, right, bottom), whole=False)
 
 
-def _whole(picture: Image.Image) -> Sheet:
+def whole_sheet(picture: Image.Image) -> Sheet:
     return Sheet(picture, np.ones((picture.height, picture.width), bool), (0, 0, *picture.size), whole=True)
 
 
@@ -249,34 +241,23 @@ def _paper(sheet: Sheet) -> np.ndarray:
     that fills the picture would else be taken for the paper.
     """
     coarse = np.asarray(_scale(sheet.pixels, COARSE, Image.Resampling.BOX), np.float64)
-    height, width, _ = coarse.shape
-    share_inside = Image.fromarray(sheet.inside).convert("L").resize((width, height), Image.Resampling.BOX)
-    inside = np.asarray(share_inside) == 255
-    rim = (inside & ~ndimage.binary_erosion(inside))[inside]
-    y, x = inside.nonzero()
-    x, y, colours = (2 * x + 1) / width - 1, (2 * y + 1) / height - 1, coarse[inside]
+    (height, width, _), colours = coarse.shape, coarse.reshape(-1, 3)
+    shares = Image.fromarray(sheet.inside).convert("L").resize((width, height), Image.Resampling.BOX)
+    mask = np.asarray(shares) == 255
+    inside, rim = mask.ravel(), (mask & ~ndimage.binary_erosion(mask)).ravel()
+    y, x = ((2 * index + 1) / side - 1 for index, side in zip(np.indices(mask.shape), mask.shape, strict=True))
     # across a picture so narrow that the stroke of a 1 may fill it only a plane: a curve would follow the stroke
     most_i, most_j = 1 if height > 2 * width else 3, 1 if width > 2 * height else 3
     powers = [(i, total - i) for total in range(4) for i in range(total + 1) if i <= most_i and total - i <= most_j]
-    terms = np.stack([x**i * y**j for i, j in powers], axis=1)
-    plane = _fit_surface(terms[rim, :3], colours[rim], np.median(colours[rim], axis=0), 0.5)
-    candidates, surface = [plane], terms[:, :3] @ plane
-    for degree in (1, 2, 3):
-        count = sum(i + j <= degree for i, j in powers)
-        candidates.append(_fit_surface(terms[:, :count], colours, surface, 0.3))
-        surface = terms[:, :count] @ candidates[-1]
-    scores = []
-    for coefficients in candidates:
-        distance = np.linalg.norm(colours - terms[:, : len(coefficients)] @ coefficients, axis=1)
-        near = 1 / (1 + (distance / NEAR) ** 2)
-        scores.append(near.mean() + 2 * near[rim].mean())
-    grid = np.zeros((4, 4, 3))
-    for (i, j), coefficient in zip(powers, candidates[int(np.argmax(scores))], strict=False):
-        grid[j, i] = coefficient
-    columns, rows = ((2 * np.arange(side) + 1) / side - 1 for side in sheet.pixels.size)
-    down, across = (np.polynomial.polynomial.polyvander(at, 3).astype(np.float32) for at in (rows, columns))
-    surface = (down @ grid.reshape(4, 12).astype(np.float32)).reshape(-1, 4, 3).transpose(0, 2, 1) @ across.T
-    return surface.transpose(0, 2, 1).clip(0, 255)
+    terms = np.stack([(x**i * y**j).ravel() for i, j in powers], axis=1)
+    surfaces = [np.tile(np.median(colours[rim], axis=0), (len(colours), 1))]
+    for degree, fitted, share in ((1, rim, 0.5), (1, inside, 0.3), (2, inside, 0.3), (3, inside, 0.3)):
+        used = terms[:, : sum(i + j <= degree for i, j in powers)]
+        surfaces.append(used @ _fit_surface(used[fitted], colours[fitted], surfaces[-1][fitted], share))
+    near = [1 / (1 + (np.linalg.norm(colours - surface, axis=1) / NEAR) ** 2) for surface in surfaces]
+    best = surfaces[int(np.argmax([one[inside].mean() + 2 * one[rim].mean() for one in near]))]
+    channels = [Image.fromarray(channel.reshape(height, width).astype(np.float32)) for channel in best.T]
+    return np.stack([channel.resize(sheet.pixels.size, Image.Resampling.BICUBIC) for channel in channels], 2)
 
 
 NEAR = 10.0  # of 255: what is so near to a surface lies on it
@@ -423,7 +404,7 @@ def _with_what_was_taken(glyph: Glyph, ink: np.ndarray) -> Glyph | None:
     if is_stroke(glyph.mask):
         for box, piece in large_pieces(ink, glyph.side):
             filled = ndimage.binary_fill_holes(piece)
-            if (filled & ~piece & own[box]).any() and not lines.is_rectangle(filled):
+            if (filled & ~piece & own[box]).any() and not lines.has_straight_sides(filled):
                 ring[box] |= piece
     hanging = np.isin(numbers, np.unique(numbers[own & ink])) & ink | own
     whole = cut_out(hanging | ring)
@@ -515,7 +496,7 @@ def find_glyphs(picture: Image.Image) -> list[Glyph]:
         with contextlib.suppress(PictureError):
             found += [_placed(glyph, sheet) for glyph in glyphs_on(sheet)]
     if not found:
-        sheet = _whole(picture)
+        sheet = whole_sheet(picture)
         found = [_placed(glyph, sheet) for glyph in glyphs_on(sheet)]
     return sorted(found, key=lambda glyph: -glyph.mass * glyph.scale**2)
 

@@ -1,7 +1,7 @@
 """Ruled lines, frames and rings in a mask of ink, found to be taken away from the digit that stands on or in them.
 
 A line is straight, thin, and runs nearly along the picture's sides. So do strokes of digits: what makes it a line is
-said in `find_lines`; what hangs together with one is read with and without it. It knows nothing of pictures, only masks.
+said in `find_lines`; a digit that hangs together with one is read with and without it. It knows nothing of pictures.
 """
 
 import math
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import ConvexHull, QhullError
 
 BORDER = 10  # pixels from the edge of a sheet that count as the edge
 LEGIBLE = 16  # pixels: a digit has a side of at least that
@@ -138,7 +139,7 @@ def _frames(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
             continue
         filled = ndimage.binary_fill_holes(piece)
         if (filled & mask[box] & ~piece).any():
-            is_zero = wide < OVAL * high and not is_rectangle(filled) and len(held) == 1 and is_stroke(held[0])
+            is_zero = wide < OVAL * high and not has_straight_sides(filled) and len(held) == 1 and is_stroke(held[0])
         else:
             is_zero = straight[box][piece].mean() < OF_LINES
         if not is_zero:
@@ -314,10 +315,18 @@ def is_stroke(mask: np.ndarray) -> bool:
     return bool(mask.sum() < 1.25 * math.hypot(*mask.shape) * stroke_width(mask))
 
 
-def is_rectangle(mask: np.ndarray) -> bool:
-    """Whether a mask (h, w) without holes fills a rectangle, upright or turned. An ellipse fills 79 % of one."""
-    outline = np.argwhere(mask & ~ndimage.binary_erosion(mask))
-    angles = np.deg2rad(np.arange(0, 90, 3))
-    directions = np.stack([np.cos(angles), np.sin(angles)])
-    across, along = (np.ptp(outline @ axes, axis=0) + 1 for axes in (directions, directions[::-1] * [[-1], [1]]))
-    return bool(mask.sum() > 0.88 * (across * along).min())
+def has_straight_sides(mask: np.ndarray) -> bool:
+    """Whether a mask (h, w) without holes is a polygon without notches: a rectangle, seen from aside, or cut off.
+
+    Its convex hull keeps nearly all of its area when it is reduced to six corners, those taken away first that stand
+    out least. An ellipse keeps 83 %.
+    """
+    try:
+        hull = ConvexHull(np.argwhere(mask & ~ndimage.binary_erosion(mask)))
+    except QhullError:  # it is but a line
+        return False
+    corners = hull.points[hull.vertices]
+    while len(corners) > 6:
+        (y, x), (down, across) = (np.roll(corners, 1, 0) - corners).T, (np.roll(corners, -1, 0) - corners).T
+        corners = np.delete(corners, np.abs(y * across - x * down).argmin(), 0)
+    return bool(ConvexHull(corners).volume >= 0.94 * hull.volume and mask.sum() >= 0.9 * hull.volume)

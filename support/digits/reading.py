@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 
 from support.digits.ink import FINE, SIZE, Glyph, Picture, fit, normalize, reading_order
 from support.digits.lines import stroke_width
-from support.figures.axes import PALE, TEST, readable, styled
+from support.figures import PALE, TEST, readable, styled
 from support.terminal import printable
 
 MIN_CONFIDENCE = 0.9  # a probability below this is doubtful: benchmarks/predict.py has the curve it was chosen on
