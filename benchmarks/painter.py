@@ -364,7 +364,7 @@ def footed(label: int, draw: Draw) -> list[Stroke]:
         ]
     elif label == 3:
         bar = [[u(-0.05, 0.2), u(0, 0.05)], [u(0.78, 0.95), 0]]
-        parts = [bar, [[0.75, 0], [0.42, 0.4]] + arc(0.42, 0.7, u(0.3, 0.4), 0.3, 0, u(210, 260))]
+        parts = [bar, [[0.75, 0], [0.42, 0.4], *arc(0.42, 0.7, u(0.3, 0.4), 0.3, 0, u(210, 260))]]
     else:
         parts = [[[u(-0.05, 0.2), u(0, 0.08)], [0.75 + u(0, 0.2), 0]], [[0.75, 0], [u(0.25, 0.5), 1]]]
         parts += [[[u(0.25, 0.4), u(0.45, 0.55)], [u(0.7, 0.85), 0.5]]] * int(draw.random() < 0.4)
@@ -372,7 +372,13 @@ def footed(label: int, draw: Draw) -> list[Stroke]:
     return [np.array(part) @ slant for part in parts]
 
 
-FOOTED = (0, 1, 2, 3, 7)  # the digits that `footed` draws
+def fits(kind: str, digit: np.ndarray, label: int) -> bool:
+    """Whether a kind has that digit: `footed` draws five, and the middle of a blot, a loop full of ink, is no digit."""
+    if kind == "thin":
+        mask = enlarge(digit, TRACED)
+        depth = ndimage.distance_transform_edt(mask)
+        return bool(depth.max() < 1.9 * np.median(depth[thinned(mask)]))
+    return kind != "footed" or label in (0, 1, 2, 3, 7)
 
 
 def drawing(strokes: list[Stroke], draw: Draw) -> io.BytesIO:
@@ -389,8 +395,8 @@ def drawing(strokes: list[Stroke], draw: Draw) -> io.BytesIO:
     for stroke in strokes:
         points = [tuple(point) for point in (smooth * (scale * (stroke - low) + corner)).round().tolist()]
         canvas.line(points, ink, smooth * pen)
-        for x, y in points[1:-1]:  # round the corners
-            canvas.circle((x, y), smooth * pen / 2 - 0.5, ink)
+        for x, y in points[1:-1] if smooth * pen > 3 else []:  # round the corners
+            canvas.circle((x, y), smooth * pen / 2 - 1, ink)
     pixels = np.asarray(image.reduce(smooth), float)
     file = io.BytesIO()
     if draw.random() < 0.3:

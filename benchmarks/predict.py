@@ -12,6 +12,7 @@ compare, from a resize to 28x28 of the picture as it is; and as MNIST has it. Wi
 import argparse
 import json
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.painter import FOOTED, KINDS, paint  # noqa: E402 - the project's root is not a package
+from benchmarks.painter import KINDS, fits, paint  # noqa: E402 - the project's root is not a package
 from dataset import MNIST  # noqa: E402
 from predict import add_weights_options, classify, find_weights, load_network, recognize  # noqa: E402
 from support import digits, files  # noqa: E402
@@ -34,15 +35,15 @@ from support.terminal import Parser, number, run_command  # noqa: E402
 HELD_OUT = 10_000  # of the training images, the last: parameters are chosen on them, test images decide nothing
 THRESHOLDS = (0.5, 0.7, 0.8, digits.MIN_CONFIDENCE, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
 RULES: dict[str, tuple[Any, str, Any]] = {  # where each can be switched off, and by what
-    "edge to edge": (lines, "_from_edge_to_edge", lambda found, mask: []),
+    "edge to edge": (lines, "_from_edge_to_edge", lambda found, mask, inside: []),
     "frames": (lines, "_frames", lambda mask, found: np.zeros_like(mask)),
-    "underlines": (lines, "_stands_out", lambda line, figure: False),
+    "underlines": (lines, "_underlines", lambda across, main: []),
     "dashes": (lines, "_bridge_dashes", lambda mask: mask),
     "sheets": (ink, "find_sheets", lambda picture: [ink.whole_sheet(picture)]),
     "faint holes": (ink, "_faint_holes", lambda mask, signal: np.zeros_like(mask)),
     "joining": (ink, "_belong_together", lambda one, other: False),
     "pale lines": (ink, "PALE", 1),
-    "both readings": (ink, "_with_what_was_taken", lambda glyph, whole: None),
+    "both readings": (ink, "_find_what_was_taken", lambda glyph, whole: None),
     "strokes": (ink, "_set_thickness", lambda mask: mask),
 }
 
@@ -72,8 +73,8 @@ def measure(arguments: argparse.Namespace, images: np.ndarray, labels: np.ndarra
     kinds, every = {}, []
     for index, kind in enumerate(KINDS):
         draw = np.random.default_rng((arguments.draw, index, arguments.validation))
-        possible = np.flatnonzero(np.isin(labels, FOOTED)) if kind == "footed" else np.arange(len(labels))
-        chosen = draw.choice(possible, min(arguments.count, len(possible)), replace=False)
+        possible = (i for i in draw.permutation(len(labels)) if fits(kind, images[i], int(labels[i])))
+        chosen = np.array(list(islice(possible, arguments.count)))
         answers, plain = [], []
         for i in tqdm(chosen.tolist(), leave=False, disable=None):
             picture = Image.open(paint(kind, images[i], int(labels[i]), draw))

@@ -77,10 +77,8 @@ def open_picture(path: str | Path) -> Picture:
         raise
     except FileNotFoundError:
         raise PictureError("not found") from None
-    except MemoryError:
-        raise PictureError("is too large for the memory of this machine; make it smaller") from None
-    except Image.DecompressionBombError:  # Pillow's own limit is higher, but it looks before the size is known here
-        raise PictureError(f"has over {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; {limit}") from None
+    except (MemoryError, Image.DecompressionBombError):  # Pillow looks before the size is known here
+        raise PictureError(f"is too large; {limit}") from None
     except Image.UnidentifiedImageError:
         raise PictureError("is not a picture that Pillow reads; expected PNG, JPEG, WebP, GIF or the like") from None
     except OSError as error:
@@ -256,8 +254,9 @@ def _paper(sheet: Sheet) -> np.ndarray:
         surfaces.append(used @ _fit_surface(used[fitted], colours[fitted], surfaces[-1][fitted], share))
     near = [1 / (1 + (np.linalg.norm(colours - surface, axis=1) / NEAR) ** 2) for surface in surfaces]
     best = surfaces[int(np.argmax([one[inside].mean() + 2 * one[rim].mean() for one in near]))]
-    channels = [Image.fromarray(channel.reshape(height, width).astype(np.float32)) for channel in best.T]
-    return np.stack([channel.resize(sheet.pixels.size, Image.Resampling.BICUBIC) for channel in channels], 2)
+    channels = (Image.fromarray(channel.reshape(height, width).astype(np.float32)) for channel in best.T)
+    large = (channel.resize(sheet.pixels.size, Image.Resampling.BICUBIC) for channel in channels)
+    return np.stack([np.asarray(channel) for channel in large], 2)
 
 
 NEAR = 10.0  # of 255: what is so near to a surface lies on it
@@ -320,10 +319,10 @@ class Glyph:
     mask: np.ndarray  # bool (h, w), cut out tightly
     left: int  # pixels of the sheet
     top: int
-    on_edge: bool = False  # more of it lies on the sheet's outermost pixels than half its longer side
     scale: float = 1  # of the picture, a pixel of the mask
     box: tuple[float, float, float, float] = (0, 0, 0, 0)  # in the picture: left, top, right, bottom
-    whole: "Glyph | None" = None  # with what was taken from it, if that may have been a part of the digit
+    cut: bool = False  # something that hung together with it was taken away
+    whole: "Glyph | None" = None  # with that, if it may be a part of the digit
 
     @property
     def height(self) -> int:
@@ -348,10 +347,16 @@ class Glyph:
         return result
 
 
-def cut_out(mask: np.ndarray, corner: tuple[int, int] = (0, 0)) -> Glyph:
-    """The glyph of a mask (H, W), not empty, whose upper left corner lies there, (left, top), on its sheet."""
+def glyph_of(mask: np.ndarray) -> Glyph:
+    """The glyph of a mask (H, W), not empty, that begins where its sheet does."""
     rows, columns = extent(mask)
-    return Glyph(mask[rows, columns], corner[0] + columns.start, corner[1] + rows.start)
+    return Glyph(mask[rows, columns], columns.start, rows.start)
+
+
+def _on_one_sheet(one: Glyph, other: Glyph) -> tuple[np.ndarray, np.ndarray]:
+    """The masks of two glyphs on a sheet that is just large enough: bool (H, W), twice."""
+    shape = max(g.top + g.height for g in (one, other)), max(g.left + g.width for g in (one, other))
+    return one.on(shape), other.on(shape)
 
 
 GRAIN = 2  # pixels: ink is connected across gaps up to this
@@ -388,13 +393,14 @@ def glyphs_on(sheet: Sheet) -> list[Glyph]:
         possible &= ~ndimage.binary_dilation(found, EIGHT, iterations=2) | mask
     whole = mask | taken
     glyphs = _join(_pieces(mask & ~_faint_holes(mask, signal), sheet.inside))
-    for glyph in glyphs if taken.any() else []:
-        glyph.whole = _with_what_was_taken(glyph, whole)
+    if taken.any():
+        for glyph in glyphs:
+            _find_what_was_taken(glyph, whole)
     return glyphs
 
 
-def _with_what_was_taken(glyph: Glyph, ink: np.ndarray) -> Glyph | None:
-    """The glyph with all that hangs together with it in a mask (H, W) of ink, lines too; None if that is no digit.
+def _find_what_was_taken(glyph: Glyph, ink: np.ndarray) -> None:
+    """Note what hung together with a glyph in a mask (H, W) of all ink, lines too, and whether it may be a part of it.
 
     Lines that go far beyond what stands on them are none of its strokes. A ring round a single stroke may be a 0.
     """
@@ -406,27 +412,32 @@ def _with_what_was_taken(glyph: Glyph, ink: np.ndarray) -> Glyph | None:
             filled = ndimage.binary_fill_holes(piece)
             if (filled & ~piece & own[box]).any() and not lines.has_straight_sides(filled):
                 ring[box] |= piece
-    hanging = np.isin(numbers, np.unique(numbers[own & ink])) & ink | own
-    whole = cut_out(hanging | ring)
-    if whole.mass < 1.02 * glyph.mass:
-        return None
+    whole = glyph_of(np.isin(numbers, np.unique(numbers[own & ink])) & ink | own | ring)
+    glyph.cut = whole.mass > 1.02 * glyph.mass
     beyond = max(whole.width - glyph.width, whole.height - glyph.height)
-    return whole if beyond < FOOT * glyph.side or ring.any() else None
+    if glyph.cut and (beyond < FOOT * glyph.side or ring.any()):
+        glyph.whole = whole
 
 
 def _faint_holes(mask: np.ndarray, signal: np.ndarray) -> np.ndarray:
     """Holes of loops in broad strokes, in a mask (H, W), that are so small that ink on all sides darkens them.
 
-    They are lighter than the ink round them, if not as light as paper, and lie deep in the strokes.
+    They are lighter than the ink round them, if not as light as paper, small, round, and lie deep in the strokes.
     """
     result = np.zeros_like(mask)
     for box, piece in large_pieces(mask, 2 * LEGIBLE):
         depth = ndimage.distance_transform_edt(np.pad(piece, 1))[1:-1, 1:-1]
         width = 2 * float(depth.max())
-        if width > BROAD * max(piece.shape):
-            ink = np.where(piece, signal[box], 0)
-            around = ndimage.grey_closing(ink, (max(round(0.8 * width), 3),) * 2)
-            result[box] |= (around - ink > 0.2 * np.median(ink[piece])) & (depth > 0.15 * width)
+        if width < BROAD * max(piece.shape):
+            continue
+        ink = signal[box]
+        dark = np.median(ink[piece])
+        for share in (0.65, 0.75, 0.85):
+            dense = piece & (ink > share * dark)
+            for at, hole in large_pieces(ndimage.binary_fill_holes(dense) & piece & ~dense, round(0.1 * width)):
+                is_round = max(hole.shape) <= 0.8 * width and min(hole.shape) >= 0.1 * width and hole.mean() > 0.5
+                if is_round and ink[at][hole].min() < 0.8 * dark and depth[at][hole].min() > 0.15 * width:
+                    result[box][at] |= hole
     return result
 
 
@@ -443,29 +454,27 @@ def _pieces(mask: np.ndarray, inside: np.ndarray) -> list[Glyph]:
     masses[0] = 0
     boxes = ndimage.find_objects(numbers)
     rim, border = inside & ~ndimage.binary_erosion(inside), lines.near_edge(inside)
-    pieces = []
+    pieces: list[Glyph] = []
+    on_edge: list[Glyph] = []
     for number in masses.argsort()[::-1][:MAX_PIECES]:
         if masses[number]:
             rows, columns = boxes[number - 1]
-            piece = numbers[rows, columns] == number
-            on_edge = (piece & rim[rows, columns]).sum() > max(piece.shape) / 2
-            on_edge = on_edge or (piece & border[rows, columns]).sum() > masses[number] / 2
-            pieces.append(Glyph(piece, columns.start, rows.start, on_edge))
-    legible = [piece for piece in pieces if piece.side >= LEGIBLE]
-    if not legible:
+            piece = Glyph(numbers[rows, columns] == number, columns.start, rows.start)
+            along_edge = (piece.mask & rim[rows, columns]).sum() > piece.side / 2
+            near_edge = (piece.mask & border[rows, columns]).sum() > masses[number] / 2
+            (on_edge if along_edge or near_edge else pieces).append(piece)
+    pieces = pieces if any(piece.side >= LEGIBLE for piece in pieces) else on_edge + pieces
+    if not any(piece.side >= LEGIBLE for piece in pieces):
         raise PictureError("nothing in it looks like ink, or it is too small to be read")
-    if any(not piece.on_edge for piece in legible):
-        pieces = [piece for piece in pieces if not piece.on_edge]
-    return [piece for piece in pieces if piece.mass > SPECK * pieces[0].mass]
+    most = max(piece.mass for piece in pieces)
+    return [piece for piece in pieces if piece.mass > SPECK * most]
 
 
 def _join(pieces: list[Glyph]) -> list[Glyph]:
     """The glyphs that the pieces make up, the largest first: the bar of a 5 often does not touch the rest."""
     glyphs = list(pieces)
     while pair := next((pair for pair in combinations(glyphs, 2) if _belong_together(*pair)), None):
-        one, other = pair
-        shape = max(g.top + g.height for g in pair), max(g.left + g.width for g in pair)
-        glyphs = [glyph for glyph in glyphs if glyph not in pair] + [cut_out(one.on(shape) | other.on(shape))]
+        glyphs = [glyph for glyph in glyphs if glyph not in pair] + [glyph_of(np.logical_or(*_on_one_sheet(*pair)))]
     return sorted(glyphs, key=lambda glyph: -glyph.mass)
 
 
@@ -479,8 +488,8 @@ def _belong_together(one: Glyph, other: Glyph) -> bool:
     narrow, wide = sorted((one.width, other.width))
     low, high = sorted((one.height, other.height))
     if low > 0.6 * high and across > -0.2 * narrow:  # side by side, both tall: two digits, or an open 4
-        shape = max(g.top + g.height for g in (one, other)), max(g.left + g.width for g in (one, other))
-        gap = ndimage.distance_transform_edt(~one.on(shape))[other.on(shape)].min() - 1
+        ink, others = _on_one_sheet(one, other)
+        gap = ndimage.distance_transform_edt(~ink)[others].min() - 1
         return bool(gap < OPEN * min(stroke_width(one.mask), stroke_width(other.mask)))
     both_whole = all(glyph.height > 0.9 * glyph.width for glyph in (one, other))
     return not (both_whole and narrow > 0.5 * wide and low > 0.6 * high and down > -0.2 * low)  # one above the other

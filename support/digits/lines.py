@@ -55,37 +55,42 @@ def find_lines(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """
     bridged = _bridge_dashes(mask)
     lines = _all_lines(bridged, inside)
-    ruled = _from_edge_to_edge(lines, mask)
+    ruled = _from_edge_to_edge(lines, mask, inside)
     frames = _frames(_without(bridged, ruled), lines)
     rest = _without(mask, ruled) & ~frames
     across = [line for line in lines if line.across and not line.spans and not (line.pixels & frames).any()]
     main = _largest(_without(rest, across))
     if main is not None:
-        underlines = [line for line in across if _stands_out(line, main)]
-        if any(_share_above(line, main) > 0.85 for line in underlines):
-            rest = _without(rest, underlines)
+        rest = _without(rest, _underlines(across, main))
     return mask & ~rest
 
 
 # --- what makes it a line ---------------------------------------------------------------------------------------------
 
 
-def _from_edge_to_edge(lines: list[Line], mask: np.ndarray) -> list[Line]:
-    """Those of the lines in a mask (H, W) that run from edge to edge, with those that cross them as in a grid.
+def _from_edge_to_edge(lines: list[Line], mask: np.ndarray, inside: np.ndarray) -> list[Line]:
+    """Those of the lines in a mask (H, W) that run from edge to edge of a sheet, and those that cross them in a grid.
 
-    A digit that fills the picture has strokes from edge to edge, too. They hang together with the rest of it, and end
-    where that does.
+    A digit that fills the picture has strokes from edge to edge, too. They hang together with the rest of it.
     """
     spanning = [line for line in lines if line.spans]
     pieces = {line.piece for line in spanning}
     main = _largest(_without(mask, [line for line in lines if line.piece in pieces]))
-    if main is not None and len(spanning) < MANY:
-        spanning = [line for line in spanning if not _touches(line, main) or _goes_beyond(line, main)]
+    if main is not None and len(spanning) < MANY and _reaches(mask, inside) == 4 and _reaches(main, inside) > 0:
+        numbers, _ = ndimage.label(mask, EIGHT)
+        spanning = [line for line in spanning if numbers[line.pixels].max() != numbers[main].max()]
     usual = np.median([line.thickness for line in spanning]) if spanning else 0
     ruled = [line for line in spanning if line.thickness < 1.5 * (usual + 1)]  # others are strokes along a line
     pieces = {line.piece for line in ruled}
     crossing = [line for line in lines if line.piece in pieces and not line.spans]
     return ruled + [line for line in crossing if main is None or _goes_beyond(line, main)]
+
+
+def _reaches(figure: np.ndarray, inside: np.ndarray) -> int:
+    """How many of the four sides of a sheet (H, W) a figure (H, W) comes near to."""
+    near = max(inside.shape) // 16
+    pairs = zip(extent(figure), extent(inside), strict=True)
+    return sum((one.start - other.start < near) + (other.stop - one.stop < near) for one, other in pairs)
 
 
 def _goes_beyond(line: Line, figure: np.ndarray) -> bool:
@@ -96,26 +101,29 @@ def _goes_beyond(line: Line, figure: np.ndarray) -> bool:
     return min(along.start - line.start, line.stop - along.stop) > END * side
 
 
-def _stands_out(line: Line, figure: np.ndarray) -> bool:
-    """Whether a line across lies below or above a figure (H, W), is long, and ends outside of what of it is near.
+def _underlines(lines: list[Line], figure: np.ndarray) -> list[Line]:
+    """Those of the lines across that lie below or above a figure (H, W), and end outside of what of it is near.
 
-    The foot of a 2 or 1 that hangs together with it does so, too, but goes beyond it by less.
+    The foot of a 2 or 1 does so, too, but goes beyond it by less where it hangs together with it; so does the bar of a
+    7 or 5, which has no like below.
     """
     rows, columns = extent(figure)
     height = rows.stop - rows.start
-    if 0.15 < _share_above(line, figure) < 0.85 or line.stop - line.start < 0.8 * height:
-        return False
-    level = round(line.pixels.nonzero()[0].mean())
-    near = figure[max(level - height // 4, 0) : level + height // 4]
-    beside = extent(near)[1] if near.any() else columns
-    longer = columns.start - line.start + line.stop - columns.stop
-    ends_outside = line.start <= beside.start and line.stop >= beside.stop
-    return ends_outside and (longer > TOE * height or not _touches(line, figure))
-
-
-def _share_above(line: Line, figure: np.ndarray) -> float:
-    """How much of a figure (H, W) lies above a line across."""
-    return float(figure[: round(line.pixels.nonzero()[0].mean())].sum() / figure.sum())
+    below, above, far_above = [], [], []
+    for line in lines:
+        level = round(line.pixels.nonzero()[0].mean())
+        near = figure[max(level - height // 4, 0) : level + height // 4]
+        beside = extent(near)[1] if near.any() else columns
+        if line.start > beside.start or line.stop < beside.stop or line.stop - line.start < 0.8 * height:
+            continue
+        longer = columns.start - line.start + line.stop - columns.stop > TOE * height
+        apart = not _touches(line, figure)
+        share_above = figure[:level].sum() / figure.sum()
+        if share_above > 0.85 and (longer or apart):
+            below.append(line)
+        elif share_above < 0.15 and longer:
+            (far_above if apart else above).append(line)
+    return below + far_above + (above if below else [])
 
 
 def _touches(line: Line, figure: np.ndarray) -> bool:
@@ -232,12 +240,13 @@ def _mean(level: np.ndarray, length: int) -> np.ndarray:
 def _bridge_dashes(mask: np.ndarray) -> np.ndarray:
     """A mask (H, W) with the gaps of broken lines filled, where many short straight pieces follow one another.
 
-    A dash follows another no farther than that is long. The 1s of a row stand beside one another.
+    A dash follows another no farther than that is long. The 1s of a row stand beside one another. Where dashes cross or
+    meet at a corner they are no longer, together, by much.
     """
     numbers, count = ndimage.label(mask, EIGHT)
     boxes = np.array([[(part.start, part.stop) for part in box] for box in ndimage.find_objects(numbers)])
     boxes = boxes.reshape(count, 2, 2)
-    is_dash, lengths = np.zeros(count + 1, bool), []
+    lengths: list[int] = []
     for axis in (0, 1):
         length, thickness = np.ptp(boxes[:, axis], axis=1), np.ptp(boxes[:, 1 - axis], axis=1)
         slim = (length >= 2 * thickness) & (length >= SHORTEST_DASH) & (length <= MAX_DASH * max(mask.shape))
@@ -245,13 +254,12 @@ def _bridge_dashes(mask: np.ndarray) -> np.ndarray:
         gaps = start - stop[:, None]  # from the end of a row's piece to the start of a column's
         in_line = np.minimum(high, high[:, None]) > np.maximum(low, low[:, None])
         follows = in_line & (gaps >= 0) & (gaps <= length[:, None])
-        chained = follows.any(0) | follows.any(1)
-        is_dash[1 + slim.nonzero()[0][chained]] = True
-        lengths += length[chained].tolist()
+        lengths += length[follows.any(0) | follows.any(1)].tolist()
     if len(lengths) < DASHES:
         return mask
     reach = math.ceil(np.median(lengths) / 4)  # gaps up to half of a dash
-    padded = np.pad(is_dash[numbers], reach)
+    short = np.ptp(boxes, axis=2).max(1) <= 1.5 * max(lengths)
+    padded = np.pad(np.insert(short, 0, False)[numbers], reach)
     return mask | ndimage.binary_closing(padded, EIGHT, iterations=reach)[reach:-reach, reach:-reach]
 
 
@@ -312,7 +320,7 @@ def stroke_width(mask: np.ndarray) -> float:
 
 def is_stroke(mask: np.ndarray) -> bool:
     """Whether a piece (h, w) is a single straight stroke: no longer than from corner to corner."""
-    return bool(mask.sum() < 1.25 * math.hypot(*mask.shape) * stroke_width(mask))
+    return bool(mask.sum() < 1.1 * math.hypot(*mask.shape) * stroke_width(mask))
 
 
 def has_straight_sides(mask: np.ndarray) -> bool:
