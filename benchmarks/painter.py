@@ -359,7 +359,7 @@ def footed(label: int, draw: Draw) -> list[Stroke]:
     elif label == 2:
         end = u(0.15, 0.3)
         parts = [
-            arc(0.5, 0.27, 0.3, 0.27, -80, 110) + [[end, 1]],
+            [*arc(0.5, 0.27, 0.3, 0.27, -80, 110), [end, 1]],
             [[end - u(0, 0.2), 1], [u(0.8, 1.05), 1 - u(0, 0.06)]],
         ]
     elif label == 3:

@@ -71,14 +71,18 @@ def find_lines(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
 def _from_edge_to_edge(lines: list[Line], mask: np.ndarray, inside: np.ndarray) -> list[Line]:
     """Those of the lines in a mask (H, W) that run from edge to edge of a sheet, and those that cross them in a grid.
 
-    A digit that fills the picture has strokes from edge to edge, too. They hang together with the rest of it.
+    A digit that fills the picture has strokes from edge to edge, too. They hang together with the rest of it, and few
+    go beyond it on both sides.
     """
     spanning = [line for line in lines if line.spans]
     pieces = {line.piece for line in spanning}
     main = _largest(_without(mask, [line for line in lines if line.piece in pieces]))
-    if main is not None and len(spanning) < MANY and _reaches(mask, inside) == 4 and _reaches(main, inside) > 0:
+    if main is not None and len(spanning) < MANY:
         numbers, _ = ndimage.label(mask, EIGHT)
-        spanning = [line for line in spanning if numbers[line.pixels].max() != numbers[main].max()]
+        apart = [numbers[line.pixels].max() != numbers[main].max() for line in spanning]
+        fills = _reaches(mask, inside) == 4 and _reaches(main, inside) > 0
+        pairs = zip(spanning, apart, strict=True)
+        spanning = [line for line, alone in pairs if alone or (not fills and _goes_beyond(line, main))]
     usual = np.median([line.thickness for line in spanning]) if spanning else 0
     ruled = [line for line in spanning if line.thickness < 1.5 * (usual + 1)]  # others are strokes along a line
     pieces = {line.piece for line in ruled}
