@@ -6,7 +6,7 @@ augmenting, normalizing) happens to a whole batch at a time, on the device where
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any, overload
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from support.data.images import read_images
+from support.data import read_images
 
 SIZE = 28  # pixels a side of an MNIST image
 PADDING = 2  # pixels of background on each side: 32x32, as the networks take it (LeCun et al. 1998, II.B)
@@ -32,34 +32,29 @@ MNIST_SHA256 = {  # of the decoded images and labels, see MNIST.sha256
     "test": "c3f9adf9c66efb572b1f9326c3a511b45910c7173b97be66ceceeeeaef6b802b",
 }
 
-Augment = bool | float | tuple[float, float]
+Strength = bool | float | tuple[float, float]
+Augment = Strength | Callable[[Tensor], Tensor]
 
 
 class MNIST(Dataset):
-    """Images and labels of an archive or folder of PNGs, or of IDX files: whatever `read_images` reads.
+    """Images and labels of whatever `read_images` reads: a tar of PNGs, a folder of them, or IDX files.
 
     `dataset[i]` is (image, label): float32 (1, 32, 32), normalized, and an int. `dataset[[i, j, ...]]` is a batch:
     float32 (B, 1, 32, 32) and int64 (B,), on the device of `images`; so is a slice, or a mask as in
     `dataset[dataset.labels == 5]`. `DataLoader(dataset, 128, shuffle=True)` is as fast as that.
 
-    path: of the data. augment: False, True, or the strength of the augmentation, see `draw_affine`; True is 1. Draws
-    come from torch's default generator, which `torch.manual_seed` seeds and which a DataLoader seeds anew in each of
-    its workers. classes: labels run from 0 to classes - 1.
+    augment: False, True, a strength, see `draw_affine`, or a function of float32 (B, 1, 28, 28), 0 to 255, to the same.
+    Draws come from torch's default generator, which a DataLoader seeds anew in each of its workers.
 
     Attributes: `images` uint8 (N, 28, 28) and `labels` int64 (N,), also called `targets` as in torchvision; `classes`,
-    their names; `augment` as above, to be changed at will. Raises DataError, a UserError, if the data are wrong.
+    the names of the labels from 0 to the highest; `augment`, to be changed at will. Raises DataError, a UserError.
     """
 
-    def __init__(self, path: str | Path, augment: Augment = False, classes: int = 10) -> None:
+    def __init__(self, path: str | Path, augment: Augment = False) -> None:
         self.path = Path(path)
         self.augment = augment
-        self.classes = [str(label) for label in range(classes)]
-        images, labels = read_images(self.path, classes)
-        self.images, self.labels = torch.from_numpy(images), torch.from_numpy(labels)
-
-    @property
-    def targets(self) -> Tensor:
-        return self.labels
+        self.images, self.labels = map(torch.from_numpy, read_images(self.path))
+        self.classes = [str(label) for label in range(int(self.labels.max()) + 1)]
 
     @property
     def augment(self) -> Augment:
@@ -68,15 +63,20 @@ class MNIST(Dataset):
     @augment.setter
     def augment(self, augment: Augment) -> None:
         ends: Any = augment if isinstance(augment, tuple | list) else (augment, augment)
-        if len(ends) != 2 or not all(isinstance(end, Real) for end in ends) or not 0 <= ends[0] <= ends[1] <= 1:
-            raise ValueError(f"augment: expected False, True, a strength in [0, 1], or (low, high), not {augment!r}")
-        self._augment: Augment = (float(ends[0]), float(ends[1])) if isinstance(augment, tuple | list) else augment
+        is_range = len(ends) == 2 and all(isinstance(end, Real) for end in ends) and 0 <= ends[0] <= ends[1] <= 1
+        if not (is_range or callable(augment)):
+            raise ValueError(
+                f"augment: expected False, True, a strength in [0, 1], a pair or a function, not {augment!r}"
+            )
+        self._augment = (float(ends[0]), float(ends[1])) if ends is augment else augment
+
+    targets = property(lambda self: self.labels)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __repr__(self) -> str:
-        return f"MNIST({str(self.path)!r}, augment={self.augment}, classes={len(self.classes)}): {len(self):,} images"
+        return f"MNIST({str(self.path)!r}, augment={self.augment}): {len(self):,} images"
 
     @overload
     def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
@@ -108,20 +108,24 @@ class MNIST(Dataset):
         index = index.to(self.images.device, torch.int64, non_blocking=True)
         index = torch.where(index < 0, index + len(self), index)
         images = self.images.index_select(0, index)[:, None].float()  # `self.images[index]` takes five times as long
-        if self.augment:
+        if callable(self.augment):
+            pixels, images = images, self.augment(images)
+            if getattr(images, "shape", None) != pixels.shape or images.dtype != pixels.dtype:
+                found = f"{getattr(images, 'dtype', type(images).__name__)} {tuple(getattr(images, 'shape', ()))}"
+                raise ValueError(f"augment: the function returned {found}; expected float32 {tuple(pixels.shape)}")
+            images = images.clone()  # which is overwritten
+        elif self.augment:
             images = warp(images, draw_affine(len(index), self.augment, images.device))
         return network_input(images), self.labels[index]
 
     def split(self, last: int) -> tuple["MNIST", "MNIST"]:
-        """All but the last images, and the last, as in a validation split: two data sets that share their memory.
-
-        Each has an `augment` of its own, which starts as this one's. Raises ValueError unless both get an image.
-        """
+        """All but the last images, and the last, held out and not augmented. They share their memory."""
         if not 0 < last < len(self):
             raise ValueError(f"split: expected a number from 1 to {len(self) - 1}, not {last}")
         parts = copy.copy(self), copy.copy(self)
         for part, images in zip(parts, (slice(None, -last), slice(-last, None)), strict=True):
             part.images, part.labels = self.images[images], self.labels[images]
+        parts[1].augment = False
         return parts
 
     def to(self, device: torch.device | str) -> "MNIST":
@@ -137,18 +141,12 @@ class MNIST(Dataset):
 
 
 def network_input(images: Tensor) -> Tensor:
-    """Pixels (B, 1, 28, 28), float32, 0 to 255, overwritten -> (B, 1, 32, 32), normalized, as the networks take them.
-
-    The border is background: a pixel of 0, normalized.
-    """
+    """Pixels (B, 1, 28, 28), float32, 0 to 255, overwritten -> (B, 1, 32, 32), normalized; the border is background."""
     images.sub_(255 * MEAN).div_(255 * STD)
     return F.pad(images, 4 * [PADDING], value=-MEAN / STD)
 
 
-# --- augmentation: draw, compose, warp --------------------------------------------------------------------------------
-
-
-def draw_affine(count: int, strength: Augment = 1.0, device: torch.device | str = "cpu") -> Tensor:
+def draw_affine(count: int, strength: Strength = 1.0, device: torch.device | str = "cpu") -> Tensor:
     """Matrices (count, 2, 3) of `compose_affine`, each drawn for itself: torchvision draws once for a whole batch.
 
     strength in [0, 1] scales the ranges: 1 is ROTATION, TRANSLATION and crops of MIN_CROP to 1 of the area, 0 is

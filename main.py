@@ -36,8 +36,7 @@ import plot
 from dataset import MEAN, MIN_CROP, MNIST, MNIST_SHA256, PADDING, ROTATION, STD, TRANSLATION, draw_affine, warp
 from model import MODELS, count_parameters
 from support.compute import GraphedStep, check_logits, describe, distributed, fast_layers_in, graphed
-from support.data.data_warnings import doubts
-from support.data.find import find_data
+from support.data import data_warnings, find_data
 from support.run import Callback, History, checkpoint, history, result
 from support.seeds import DRAWS, WEIGHTS, seed_of
 from support.terminal import Parser, UserError, printable, run_command, warn
@@ -91,14 +90,11 @@ class Settings:
             value, kind, (low, high) = getattr(self, one.name), one.metadata["kind"], one.metadata["limits"]
             if high and value is not None:
                 if not low <= value <= high or kind(value) != value:
-                    raise UserError(f"{flag(one.name)} {value}: expected a number from {low:,} to {high:,}")
+                    flag = f"--{one.name.replace('_', '-')}"
+                    raise UserError(f"{flag} {value}: expected a number from {low:,} to {high:,}")
                 object.__setattr__(self, one.name, kind(value))  # numpy's numbers become Python's, which a file takes
         if self.resume and self.restart:
             raise UserError("--resume goes on with a run, --restart throws it away: expected one of them")
-
-
-def flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 DEFAULTS = {one.name: one.default for one in fields(Settings)}
@@ -254,7 +250,8 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
             lambda: checkpoint.open_run(stack, files, record, settings.resume, settings.restart)
         )
         if state and state["finished"]:
-            print(f"{files.name} is finished")
+            if distributed.is_main():
+                print(f"{files.name} is finished")
             return state["history"]
         if state:
             checkpoint.restore(state, files.checkpoint, training._asdict())
@@ -262,6 +259,7 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
         if distributed.is_main():
             introduce(record, layers, training, found)
             stack.enter_context(checkpoint.saying_how_to_resume(files, record))
+        callback.stop = False  # it may have ended another run before
         if not state:
             record |= history.measured(record, callback.on_train_begin(training.network, training.average, train_set))
         for epoch in range(history.epochs_done(record) + 1, settings.epochs + 1):
@@ -366,7 +364,7 @@ def introduce(record: History, layers: str, training: Training, found: str) -> N
     print(f"{record['name']}: {record['device']}, {threads}, seed {record['seed']}\n{layers}")
     if done := history.epochs_done(record):
         print(f"going on behind epoch {done} of {record['epochs']}")
-    for warning in doubts(None, training.train_set, training.test_set):
+    for warning in data_warnings(training.train_set, training.test_set, history.held_out(record)):
         warn(warning)
 
 
@@ -407,12 +405,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description="Train a network on MNIST; print loss and accuracy for train and test, epoch by epoch.")
     add = parser.add_argument
     for one in fields(Settings):
-        text = one.metadata["help"]
+        flag, text = f"--{one.name.replace('_', '-')}", one.metadata["help"]
         if isinstance(one.default, bool):
-            add(flag(one.name), action="store_true", help=text)
+            add(flag, action="store_true", help=text)
         else:
             text += f" ({one.default})" * (one.default not in ("", None))
-            add(flag(one.name), type=one.metadata["kind"], default=one.default, help=text)
+            add(flag, type=one.metadata["kind"], default=one.default, help=text)
     add("--test-only", action="store_true", help="only print loss and accuracy of --weights on the test set")
     add("--weights", metavar="FILE", help="weights of a finished run, for --test-only")
     arguments = parser.parse_args(argv)

@@ -29,11 +29,8 @@ STUDY = "study"  # the folder of its runs, within that of the reader's
 COLUMNS, MAX_MISTAKES = 8, 40  # of the picture of mistakes: 5 rows of 8 are legible on half a page
 MAX_FILTERS, MAX_CLASSES, MAX_NETWORKS = 64, 40, 6  # as many as one picture can hold
 BEHIND = {"color": "#a0a0a0", "linewidth": 0.9, "markersize": 2.5, "zorder": 1.5}  # of the study's curves
-SHADES: dict[str, Any] = {
-    "norm": "log",
-    "vmin": 0.0005,
-    "vmax": 0.1,
-}  # of errors, as shares of the label's images: the same for all runs
+# Of errors, as shares of the label's images: the same for all runs.
+SHADES: dict[str, Any] = {"cmap": "Oranges", "norm": "log", "vmin": 0.0005, "vmax": 0.1}
 INK: dict[str, Any] = {"cmap": "gray_r", "vmin": 0, "vmax": 255}  # dark on white
 
 
@@ -58,8 +55,8 @@ def who_errs_more(groups: Groups) -> str:
     else:
         words = f"No clear difference: {fewest:,.0f} to {most:,.0f}" if len(wrong) > 1 else f"{best}: {fewest:,.0f}"
     history = next(iter(groups.values()))[0]
-    images = f"{history['test_images']:,} {held_out(history)} images of {readable(history['data'])}"
-    return f"{words} of the {images} wrong ({band_note(groups)})"
+    images = f"{readable(history['data'])} {held_out(history)} images"
+    return f"{words} of {history['test_images']:,} {images} wrong"
 
 
 def band_note(groups: Groups) -> str:
@@ -80,14 +77,14 @@ def draw_run(history: History) -> Figure:
 @styled
 def draw_networks(groups: Groups) -> Figure:
     """The same for several networks, one below the other on the same axes."""
-    return draw_rows(groups, who_errs_more(groups))
+    return draw_rows(groups, who_errs_more(groups), band_note(groups))
 
 
-def draw_rows(groups: Groups, title: str) -> Figure:
+def draw_rows(groups: Groups, title: str, note: str = "") -> Figure:
     """A row for the runs of each network: loss and accuracy, train and test; in the last row the learning rate."""
     heights = [6] * len(groups) + [1]
     figure = Figure((2 * figures.PANEL[0], 3.2 * len(groups) + 1.6))
-    figures.set_title(figure, title)
+    figures.set_title(figure, title, note)
     panels = []
     grid = figure.subplots(len(heights), 2, sharex=True, height_ratios=heights)
     for column, metric in zip(grid.T, ("loss", "accuracy"), strict=True):
@@ -151,7 +148,7 @@ def draw_comparison(runs: list[Run], study: list[Run]) -> Figure:
     tested_on = figures.test_set(next(iter(front.values()))[0])
     behind = figures.curves_of([run for run in study if own and figures.test_set(run.history) == tested_on])
     behind = {f"study: {label}": group for label, group in behind.items()}
-    notes = [f"gray: the study, {band_note(behind)}"] if behind else []
+    notes = [band_note(front), *([f"gray: the study, {band_note(behind)}"] if behind else [])]
     notes += [f"not shown, because of other test images: {', '.join(left_out)}"] if left_out else []
     drawn = front | behind
     figure = Figure((2.7 * figures.PANEL[0], 2 * max(figures.PANEL[1], 0.2 * len(drawn) + 1)))
@@ -161,6 +158,7 @@ def draw_comparison(runs: list[Run], study: list[Run]) -> Figure:
     for axes, name in zip(figure.subplots(2, 2).flat, names, strict=True):
         curves = []
         for label, group in drawn.items():
+            # several curves of one model, which their labels tell apart, have colours of their own
             style = figures.line_style(label if "," in label else group[0]["model"], group[0]["augment"])
             curves.append(make_curve(f"{label}  ", group, name, style | (BEHIND if label in behind else {})))
         panels.append((axes, curves))
@@ -191,7 +189,7 @@ def draw_confusion(history: History, arrays: Arrays) -> Figure:
     figure = Figure((0.53 * classes + 3.2, 0.46 * classes + 1.8) if 8 < classes <= MAX_CLASSES else (8.5, 6.4))
     figures.set_title(figure, f"{title_of(history)}{often}")
     axes = figure.subplots()
-    picture = axes.imshow(np.ma.masked_equal(shares, 0), cmap="Oranges", **SHADES, aspect="auto")
+    picture = axes.imshow(np.ma.masked_equal(shares, 0), **SHADES, aspect="auto")
     bar = figure.colorbar(picture, ax=axes, label="wrong, of the label's images", extend="max", pad=0.02, aspect=30)
     bar.set_ticks([0.001, 0.01, 0.1], labels=["0.1 %", "1 %", "10 %"])
     axes.set(xlabel="prediction", ylabel="label, and how many of its images are right")

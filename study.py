@@ -5,12 +5,11 @@
         parallel < runs.txt                                   GNU parallel
         xargs -P 8 -I{} sh -c '{}' < runs.txt                 xargs, 8 at once
         sh -c "$(sed -n "$SLURM_ARRAY_TASK_ID p" runs.txt)"   the script of a Slurm array, sbatch --array=1-60
-    python study.py --report > result_plot/README.md      the tables; the figures are drawn beside, from files alone
+    python study.py --report                              write result_plot/tables.md and draw the figures beside it
 
-A run is `main.py`'s own, in a process of its own with one thread. After Ctrl-C, or with more seeds, the same command
-goes on: what is finished is not trained again, what is unfinished is resumed. Histories and arrays lie in
-result_plot/study/, where those of several machines are merged by lying there; weights, checkpoints and what each run
-prints lie in checkpoints/study/.
+A run is `main.py`'s own with --resume, in a process of its own with one thread, and measures more after each epoch.
+After Ctrl-C, or with more seeds, the same command goes on. Histories and arrays lie in result_plot/study/, where those
+of several machines are merged by lying there; weights, checkpoints and logs of the runs lie in checkpoints/study/.
 """
 
 import argparse
@@ -18,7 +17,7 @@ import copy
 import os
 import shlex
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -27,158 +26,104 @@ from torch.nn import functional as F
 
 import main
 from dataset import MNIST, SIZE, compose_affine, draw_affine, warp
-from support.files import make_folder
-from support.run import checkpoint
-from support.run.callback import Callback
-from support.run.checkpoint import RunFiles
-from support.run.history import SETTINGS, History, read_history, run_name
-from support.study import report
-from support.study.jobs import Job, end_with_parent, run_jobs
-from support.terminal import Parser, Stopped, UserError, number, run_command, say
+from support.compute import fast_layers_in
+from support.figures import save
+from support.files import make_folder, replace
+from support.run import Callback
+from support.study import CONFIGURATIONS, differences, document, drawings, end_with_parent, read_study, run_jobs
+from support.terminal import Parser, number, run_command
 
-CONFIGURATIONS = (
-    ("lenet",),
-    ("lenet", "--augment"),
-    ("lenet_bn",),
-    ("lenet_bn", "--augment"),
-    ("mlp",),
-    ("mlp", "--augment"),
-)
 SEEDS = 10
-CLEAN_IMAGES = 10_000  # as many as the test set holds, so that both figures are equally exact
+CLEAN_IMAGES = 10_000  # as many as the test set holds, so that both accuracies are equally exact
 GRADIENT_IMAGES = 1_000
 SHIFTS = (1, 2, 3, 4)  # pixels; few of MNIST's digits lose more than a little ink by that
 TURNS = (5, 10, 15, 20, 25)  # degrees; the augmentation turns by up to 20
-PATIENCE = 60  # seconds for a run of a killed study to stop, which takes it a step of training, or a second to start
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(
         description="Train every configuration and seed of the study that is not finished yet, or report.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog="python study.py --run ARGUMENTS, as --list prints it, trains one run if it is not finished yet",
+        epilog="python study.py --run ARGUMENTS, as --list prints it, trains one run or what is left of it",
     )
     add = parser.add_argument
     add("--seeds", type=number(int, 1, 1000), default=SEEDS, help="runs of each configuration, seeds 0, 1, ...")
-    add("--epochs", type=number(int, 1, 10**6), help="epochs of each run; as in main.py if left out")
+    add("--epochs", type=number(int, 1, 10**6), default=main.Settings.epochs, help="epochs of each run")
     add("--jobs", type=number(int, 1, 1000), default=os.cpu_count(), help="runs side by side, one thread each")
     add("--data-dir", help="folder of the data; as in main.py if left out")
     add("--output-dir", default="result_plot/study", help="folder of the histories; the figures lie in the one above")
     add("--checkpoint-dir", default="checkpoints/study", help="folder of checkpoints, weights and logs")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="print a command line for each run, and train nothing")
-    what.add_argument("--report", action="store_true", help="print the tables as Markdown, and draw the figures")
+    what.add_argument("--report", action="store_true", help="write the tables and draw the figures of what is trained")
     return parser.parse_args(argv)
 
 
-# --- all runs ---------------------------------------------------------------------------------------------------------
-
-
-def plan(arguments: argparse.Namespace) -> dict[str, tuple[list[str], History]]:
-    """By its name, each run's command line, as `main.py` takes it, and its record before the first epoch.
-
-    Names depend on the data, so the data are looked at, once for all. Seeds come outermost: a study that is cut short
-    has a few of everything. Raises UserError.
-    """
-    options = ["--output-dir", arguments.output_dir, "--checkpoint-dir", arguments.checkpoint_dir, "--threads", "1"]
-    options += ["--epochs", str(arguments.epochs)] if arguments.epochs else []
-    data = ["--data-dir", arguments.data_dir] if arguments.data_dir else []
-    parsed = main.parse_arguments(["--model", "lenet", *options, *data])
-    train_set, test_set, source = main.load_data(parsed, torch.device("cpu"))
-    options += ["--data-dir", str(source.folder)]  # the same for all, whatever is downloaded in the meantime
-    configurations = []
-    for configuration in CONFIGURATIONS:
-        argv = ["--model", *configuration, *options]
-        parsed = main.parse_arguments(argv)
-        network = main.build_network(parsed.model, parsed.classes)
-        configurations.append((argv, main.new_history(parsed, network, train_set, test_set, source)))
-    runs = {}
-    for seed in range(arguments.seeds):
-        for argv, record in configurations:
-            name = run_name(record | {"seed": seed}, main.DEFAULTS)
-            runs[name] = [*argv, "--seed", str(seed), "--name", name], record | {"seed": seed, "name": name}
-    return runs
-
-
-def list_runs(arguments: argparse.Namespace) -> None:
-    for argv, _ in plan(arguments).values():
-        say(shlex.join(["python", sys.argv[0], "--run", *argv]))
+def plan(arguments: argparse.Namespace) -> dict[str, list[str]]:
+    """Each run's command line for `main.py`, by a short name. Seeds come outermost: half a study has all networks."""
+    options = ["--threads", "1", "--epochs", str(arguments.epochs)]
+    options += ["--output-dir", arguments.output_dir, "--checkpoint-dir", arguments.checkpoint_dir]
+    options += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
+    return {
+        f"{model}{'_augment' * augment}_seed{seed}": [
+            "--model",
+            model,
+            *["--augment"] * augment,
+            "--seed",
+            str(seed),
+            *options,
+        ]
+        for seed in range(arguments.seeds)
+        for model, augment in CONFIGURATIONS
+    }
 
 
 def train_study(arguments: argparse.Namespace) -> int:
-    """Train what is not finished yet; returns 1 if a run failed, else 0. Raises UserError before the first run."""
-    for folder in (arguments.output_dir, arguments.checkpoint_dir):
-        make_folder(Path(folder))
-    jobs, problems, runs = [], [], plan(arguments)
-    for name, (argv, record) in runs.items():
-        try:
-            place = RunFiles(name, Path(arguments.output_dir), Path(arguments.checkpoint_dir))
-            if not checkpoint.is_finished(place, record):
-                log = Path(arguments.checkpoint_dir, f"{name}.log")
-                jobs.append(Job(name, [sys.executable, __file__, "--run", *argv], log))
-        except UserError as error:
-            problems.append(str(error).splitlines()[0])
-    if problems:
-        raise UserError("\n".join([*problems, "move these files away, or choose other folders for this study"]))
-    say(f"{len(runs) - len(jobs)} of {len(runs)} runs are finished")
+    """Train what is not finished yet; returns 1 if a run failed, else 0. Raises UserError."""
+    folder = Path(arguments.checkpoint_dir)
+    make_folder(folder)
+    runs = {
+        folder / f"{name}.log": [sys.executable, __file__, "--run", *argv] for name, argv in plan(arguments).items()
+    }
     failed = []
+
+    def ended(log: Path, problem: str) -> None:
+        print(f"{log.stem}: {problem or 'finished'}")
+        failed.extend([log.stem] * bool(problem))
+
     try:
-        for name, status, reason in run_jobs(jobs, arguments.jobs):
-            say(f"{name}: {f'status {status}: {reason}' if status else 'finished'}")
-            failed += [name] if status else []
-    except Stopped:
-        say("stopped; the same command goes on")
+        run_jobs(runs, arguments.jobs, ended)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on")
         raise
     if failed:
-        say(f"{len(failed)} runs did not finish: {', '.join(failed)}; the same command goes on with them")
+        print(f"{len(failed)} of {len(runs)} runs are not finished: {', '.join(failed)}; the same command goes on")
     return 1 if failed else 0
 
 
-# --- one run ----------------------------------------------------------------------------------------------------------
-
-
-def train_run(argv: list[str]) -> None:
-    """Train the run of that command line, or what is left of it; do nothing if it is finished. Raises UserError."""
-    end_with_parent()
-    arguments = main.parse_arguments(argv)
-    if not arguments.name:
-        raise UserError("--run: expected the arguments that --list prints, with a --name among them")
-    place = RunFiles(arguments.name, Path(arguments.output_dir), Path(arguments.checkpoint_dir))
-    checkpoint.wait_until_free(place, PATIENCE)
-    arguments.resume = checkpoint.is_unfinished(place.checkpoint)
-    if (
-        not arguments.resume
-        and checkpoint.result_is_whole(place)
-        and is_of(arguments, read_history(place.result(".json")))
-    ):
-        say(f"{arguments.name} is finished")
-        return
-    arguments.command = sys.argv
-    torch.set_num_threads(1)
-    main.run(arguments, StudyCallback(arguments.augment))
-
-
-def is_of(arguments: argparse.Namespace, history: History) -> bool:
-    """Whether a history has the settings of a command line, which says nothing of what its data hold."""
-    return all(getattr(arguments, name) == history[name] for name in SETTINGS if name != "data")
+def report(folder: Path) -> None:
+    """Write tables.md and the figures into the folder above that of the runs. Raises UserError."""
+    groups = read_study(folder)
+    found = differences(groups)
+    replace(folder.parent / "tables.md", lambda file: file.write(document(groups, found).encode()))
+    for name, figure in drawings(groups, found).items():
+        replace(folder.parent / name, partial(save, figure))
 
 
 # --- what a run measures beside loss and accuracy -----------------------------------------------------------------
 
 
 class StudyCallback(Callback):
-    """Keeps what `observe` and `measure_moved` measure; `observe` before the first epoch, too, as initial_NAME.
+    """Keeps what `observe` measures, before the first epoch as initial_NAME, and what `measure_moved` does."""
 
-    augment: whether the run trains on augmented images.
-    """
-
+    measures = ("clean_train_loss", "clean_train_accuracy")
     pictures = False  # those of a run of the study would be looked at by nobody
 
     def __init__(self, augment: bool) -> None:
         self.augment = augment
 
     def on_train_begin(self, network: nn.Module, average: nn.Module, train_set: MNIST) -> dict[str, float]:
-        return {f"initial_{name}": figure for name, figure in self.on_epoch_end(network, average, train_set).items()}
+        return {f"initial_{name}": value for name, value in self.on_epoch_end(network, average, train_set).items()}
 
     def on_epoch_end(self, network: nn.Module, average: nn.Module, train_set: MNIST) -> dict[str, float]:
         return observe(network, average, train_set, self.augment)
@@ -196,10 +141,10 @@ def observe(network: nn.Module, average: nn.Module, train_set: MNIST, augment: b
                                               them, of `network` in training mode, on the first 1,000 images
     """
     clean, augmented = first_images(train_set)
-    figures = layer_norms(network, clean)
+    metrics = layer_norms(network, clean)
     for kind, images in {"clean": clean, "augmented": augmented}.items() if augment else [("clean", clean)]:
-        figures[f"{kind}_train_loss"], figures[f"{kind}_train_accuracy"] = main.test(average, images)
-    return figures
+        metrics[f"{kind}_train_loss"], metrics[f"{kind}_train_accuracy"] = main.test(average, images)
+    return metrics
 
 
 @cache
@@ -223,7 +168,8 @@ def layer_norms(network: nn.Module, dataset: MNIST) -> dict[str, float]:
     """Six digits of each norm; more would say nothing and fill the files."""
     network = copy.deepcopy(network).train()  # a copy: batch normalization updates its statistics as it goes
     first = range(min(GRADIENT_IMAGES, len(dataset)))
-    loss = F.cross_entropy(network(dataset[first][0]), dataset.labels[: len(first)])
+    with fast_layers_in(network):  # as it is trained, to the last bit
+        loss = F.cross_entropy(network(dataset[first][0]), dataset.labels[: len(first)])
     layers = {name: layer for name, layer in network.named_children() if isinstance(layer, nn.Conv2d | nn.Linear)}
     gradients = torch.autograd.grad(loss, [layer.weight for layer in layers.values()])
     norms = {f"gradient_norm_{name}": gradient.norm() for name, gradient in zip(layers, gradients, strict=True)}
@@ -252,19 +198,17 @@ def moved(dataset: MNIST, angle: float, right: float, down: float) -> MNIST:
     return result
 
 
-# --- the command ------------------------------------------------------------------------------------------------------
-
-
 def command() -> int:
     """Returns the exit status."""
     if sys.argv[1:2] == ["--run"]:
-        train_run(sys.argv[2:])
+        end_with_parent()
+        main.main([*sys.argv[2:], "--resume"], StudyCallback("--augment" in sys.argv))
         return 0
     arguments = parse_arguments()
     if arguments.list:
-        list_runs(arguments)
+        print("\n".join(shlex.join(["python", sys.argv[0], "--run", *argv]) for argv in plan(arguments).values()))
     elif arguments.report:
-        report.report(Path(arguments.output_dir))
+        report(Path(arguments.output_dir))
     else:
         return train_study(arguments)
     return 0

@@ -1,21 +1,26 @@
 """The tuning log: how recipes do on the last 10,000 training images, held out. No test image has a part in it.
 
-    python benchmarks/tune.py --data-dir data --rows recipe warm-up-5 --seeds 3
-    python benchmarks/tune.py --report > benchmarks/tuning.md
+    python benchmarks/tune.py --rows recipe no-clip --seeds 3
+    python benchmarks/tune.py --report
 
-Each run is a line of tuning.jsonl, added as it ends; a run that is there is not trained again, so several processes can
-work side by side (one thread each: OMP_NUM_THREADS=1) on different rows. The report compares rows seed by seed: the
-difference of their last epochs and its standard error, over seeds.
+Each run is a line of tuning.jsonl, added as it ends; a run that is there is not trained again. `--report` prints the
+tables of tuning.md. They compare rows seed by seed: the mean difference after the last epoch that both have, and its
+standard error over the seeds.
 """
 
 import argparse
+import io
 import json
 import math
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, redirect_stdout
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
@@ -26,30 +31,28 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import main  # noqa: E402 - the project's root is not a package
-from dataset import MNIST  # noqa: E402
 from model import MODELS, CustomMLP  # noqa: E402
-from support.data.find import find_data  # noqa: E402
-from support.seeds import WEIGHTS, seed_of  # noqa: E402
-from support.terminal import number, say  # noqa: E402
+from support.data import find_data, read_images, write_tar  # noqa: E402
+from support.run import Callback  # noqa: E402
 
 LOG = Path(__file__).with_name("tuning.jsonl")
 HELD_OUT = 10_000  # the last training images
-NETWORKS = ("lenet", "lenet_bn --augment", "mlp")  # what a row concerns unless it says otherwise
+STEPS = 391  # of an epoch of 50,000 images
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Row(NamedTuple):
-    """A recipe by what it changes: constants of main.py, options of its command line, optimizer, network."""
+    """A recipe, by what it changes."""
 
     what: str
-    constants: Mapping[str, float] = MappingProxyType({})
-    options: tuple[str, ...] = ()
-    nesterov: bool = True
-    change: Callable[[nn.Module], None] = lambda network: None
-    mlp: type[nn.Module] = CustomMLP
-    networks: tuple[str, ...] = NETWORKS
+    constants: Mapping[str, Any] = NOTHING  # of main.py
+    settings: Mapping[str, Any] = NOTHING  # fields of main.Settings
+    models: Mapping[str, Callable[[], nn.Module]] = NOTHING  # entries of MODELS
+    networks: tuple[str, ...] = ("lenet", "lenet_bn --augment", "mlp")
     epochs: int = 15
-    trained: int = 10**6  # of these epochs: enough for what the row is about
-    against: str = "recipe"
+    trained: int | None = None  # of these epochs, the first ones: as many as the row is about
+    images: int | None = None  # trained on: the first ones; all but those held out
+    against: str | None = "recipe"  # the row that it is compared with
 
 
 class SiluMLP(CustomMLP):
@@ -63,147 +66,161 @@ class SiluMLP(CustomMLP):
 
 
 @torch.no_grad()
-def he_uniform(network: nn.Module) -> None:
+def he_uniform(network: nn.Module) -> nn.Module:
     """He et al., "Delving Deep into Rectifiers", 2015: weights of a variance of 2 / fan-in, biases of 0."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
+    return network
 
 
-CONSTANTS = {name: getattr(main, name) for name in ("WARMUP_STEPS", "MAX_WARMUP", "MAX_GRAD_NORM")}  # the recipe's
-EPOCH = 391  # steps, of 50,000 images in batches of 128
-MLP, BOTH_LENETS = ("mlp",), ("lenet", "lenet_bn")
-RATES = ("0.1", "0.2", "0.4", "0.8")
+MLP, LENETS = ("mlp",), ("lenet", "lenet_bn")
+HE = {name: lambda make=make: he_uniform(make()) for name, make in MODELS.items()}
 ROWS = {
-    "recipe": Row("the recipe", against=""),
-    "no-clip": Row("gradients of any length", {"MAX_GRAD_NORM": math.inf}),
-    "no-nesterov": Row("plain momentum", nesterov=False),
-    "warm-up-1": Row("warm-up 1 epoch, plain momentum", {"WARMUP_STEPS": EPOCH}, nesterov=False),
-    "warm-up-5": Row("warm-up 5 epochs, plain momentum", {"WARMUP_STEPS": 5 * EPOCH, "MAX_WARMUP": 1}, nesterov=False),
-    "he": Row("He's first weights", change=he_uniform),
-    "batch-256": Row("rate 0.1, batches of 256", options=("--batch-size", "256", "--lr", "0.1")),
-    "silu": Row("SiLU in the MLP", mlp=SiluMLP, networks=MLP),
-    "recipe-50": Row("the recipe, 50 epochs", networks=MLP, epochs=50, against=""),
-    "silu-50": Row("SiLU in the MLP, 50 epochs", mlp=SiluMLP, networks=MLP, epochs=50, against="recipe-50"),
-    **{
-        f"epochs-{epochs}": Row(f"--epochs {epochs}", networks=(*BOTH_LENETS, "mlp"), epochs=epochs, against="")
-        for epochs in (1, 2, 3)
-    },
-    "start": Row("the recipe's first 5 epochs", networks=BOTH_LENETS, trained=5, against=""),
-    **{
-        f"rate-{rate}": Row(
-            f"rate {rate}, first 5 epochs", {}, ("--lr", rate), networks=BOTH_LENETS, trained=5, against="start"
-        )
-        for rate in RATES
-    },
+    "recipe": Row("the recipe", against=None),
+    "no-clip": Row("no clipping", {"MAX_GRAD_NORM": math.inf}),
+    "no-nesterov": Row("plain momentum", {"NESTEROV": False}),
+    "warm-up-5": Row("5 epochs of warm-up, the first epoch", {"WARMUP_STEPS": 5 * STEPS, "MAX_WARMUP": 1}, trained=1),
+    "he": Row("He's initial weights, the first epoch", models=HE, trained=1),
+    "batch-256": Row("batches of 256, rate 0.1", settings={"batch_size": 256, "lr": 0.1}),
+    "silu": Row("SiLU in the MLP", models={"mlp": SiluMLP}, networks=MLP),
+    "recipe-50": Row("the recipe, 50 epochs", networks=MLP, epochs=50, against=None),
+    "silu-50": Row("SiLU in the MLP, 50 epochs", models={"mlp": SiluMLP}, networks=MLP, epochs=50, against="recipe-50"),
+    "epochs-1": Row("--epochs 1", networks=(*LENETS, "mlp"), epochs=1, against=None),
+    "epochs-3": Row("--epochs 3", networks=(*LENETS, "mlp"), epochs=3, against=None),
+    "start": Row("the recipe's first 5 epochs", networks=LENETS, trained=5, against=None),
 }
+for rate in (0.1, 0.2, 0.4, 0.8):
+    what = f"rate {rate}, first 5 epochs"
+    ROWS[f"rate-{rate}"] = Row(what, settings={"lr": rate}, networks=LENETS, trained=5, against="start")
+LITTLE = "little-128-0.05"  # the recipe, on little data
+for size, rate in product((128, 256), (0.05, 0.1)):
+    name, settings = f"little-{size}-{rate}", {"batch_size": size, "lr": rate}
+    row = Row(f"batches of {size}, rate {rate}", settings=settings, networks=("lenet", "mlp"), epochs=10, images=1_500)
+    ROWS[name] = row._replace(against=None if name == LITTLE else LITTLE)
+    ROWS[f"{name}-no-clip"] = row._replace(
+        what=f"{row.what}, no clipping", constants={"MAX_GRAD_NORM": math.inf}, against=name
+    )
 
 
-def train_row(name: str, network: str, seed: int, data_dir: str | None) -> dict[str, Any]:
+# --- the runs ---------------------------------------------------------------------------------------------------------
+
+
+class StopAfter(Callback):
+    """Ends a run after so many epochs; draws nothing."""
+
+    pictures = False
+
+    def __init__(self, epochs: int | None) -> None:
+        self.left = epochs
+
+    def on_epoch_end(self, *_: Any) -> dict[str, float]:
+        if self.left is not None:
+            self.left -= 1
+            self.stop = self.left == 0
+        return {}
+
+
+def train_row(name: str, network: str, seed: int, data_dir: Path | None, scratch: Path) -> dict[str, Any]:
     """Held-out loss and accuracy of each epoch of one run."""
-    row = ROWS[name]
-    for constant, value in (CONSTANTS | dict(row.constants)).items():
-        setattr(main, constant, value)
-    argv = ["--model", *network.split(), "--epochs", str(row.epochs), "--seed", str(seed), *row.options]
-    arguments = main.parse_arguments(argv)
-    train_set, held_out = MNIST(find_data(data_dir).train).split(HELD_OUT)
-    torch.manual_seed(seed_of(WEIGHTS, seed))
-    first = row.mlp() if arguments.model == "mlp" else MODELS[arguments.model]()
-    row.change(first)
-    training = main.make_training(arguments, first, train_set, held_out)
-    training.optimizer.param_groups[0]["nesterov"] = row.nesterov
-    losses, accuracies, seconds = [], [], []
-    for epoch in range(1, min(row.epochs, row.trained) + 1):
-        figures = main.train_and_test(training, epoch, arguments)
-        losses.append(round(figures["test_loss"], 5))
-        accuracies.append(round(figures["test_accuracy"], 4))
-        seconds.append(round(figures["seconds"], 2))
+    row, (model, *augment) = ROWS[name], network.split()
+    if row.images:
+        data_dir = first_images(row.images, data_dir, scratch / f"{row.images}")
+    settings = {"model": model, "augment": bool(augment), "epochs": row.epochs, "seed": seed, "validation": HELD_OUT}
+    settings |= {"data_dir": data_dir, "output_dir": scratch, "checkpoint_dir": scratch, "restart": True}
+    with mock.patch.dict(main.MODELS, row.models), ExitStack() as changed, redirect_stdout(io.StringIO()):
+        for constant, value in row.constants.items():
+            changed.enter_context(mock.patch.object(main, constant, value))
+        history = main.run(main.Settings(**settings, **row.settings), StopAfter(row.trained))
     run = {"row": name, "network": network, "seed": seed, "epochs": row.epochs}
-    return run | {"loss": losses, "accuracy": accuracies, "seconds": seconds}
+    run["loss"] = [round(loss, 5) for loss in history["test_loss"]]
+    run["accuracy"] = [round(accuracy, 4) for accuracy in history["test_accuracy"]]
+    return run
+
+
+def first_images(count: int, data_dir: Path | None, folder: Path) -> Path:
+    """The folder, with so many training images and those that are held out; its test images are not read."""
+    if not folder.exists():
+        images, labels = read_images(find_data(data_dir).train)
+        kept = np.r_[:count, len(labels) - HELD_OUT : len(labels)]
+        for split in ("train", "test"):
+            write_tar(folder / f"{split}.tar", split, images[kept], labels[kept])
+    return folder
 
 
 def read_log() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in LOG.read_text().splitlines()] if LOG.exists() else []
+    return [json.loads(line) for line in LOG.read_text().splitlines()]
 
 
-def train_rows(arguments: argparse.Namespace) -> None:
-    for seed in range(arguments.seeds):
-        for name in arguments.rows:
-            for network in arguments.networks or ROWS[name].networks:
-                done = {(run["row"], run["network"], run["seed"], run["epochs"]) for run in read_log()}
-                if (name, network, seed, ROWS[name].epochs) in done:
-                    continue
-                run = train_row(name, network, seed, arguments.data_dir)
-                with open(LOG, "a") as file:
-                    file.write(json.dumps(run) + "\n")
-                say(f"{name}, {network}, seed {seed}: {run['loss'][-1]:.4f} / {run['accuracy'][-1]:.2%}")
+def train_rows(names: list[str], seeds: int, data_dir: Path | None) -> None:
+    """Train what the log does not have."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for seed, name in product(range(seeds), names):
+            for network in ROWS[name].networks:
+                if seed not in runs_of(name, network, read_log()):
+                    run = train_row(name, network, seed, data_dir, Path(scratch))
+                    with open(LOG, "a") as file:
+                        file.write(json.dumps(run) + "\n")
+                    print(f"{name}, {network}, seed {seed}: {run['loss'][-1]:.4f} / {run['accuracy'][-1]:.2%}")
 
 
-# --- the report -------------------------------------------------------------------------------------------------------
+# --- the tables -------------------------------------------------------------------------------------------------------
 
 
 def report() -> str:
-    """The log as Markdown: a table a network."""
-    runs = read_log()
-    parts = []
-    for network in dict.fromkeys(run["network"] for run in runs):
-        header = "| recipe | epochs | seeds | loss | accuracy "
-        header += "| against | loss | accuracy, points | after 1 epoch | to 99.0 % |"
-        lines = [f"## `{network}`", "", header, "| --- " * 10 + "|"]
-        lines += [table_line(name, network, runs) for name in ROWS if chosen(runs, name, network)]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
+    """The log as Markdown: a table for each network and number of images, of means over the seeds."""
+    columns = "recipe, epochs, seeds, after epoch 1, loss, accuracy, lowest, highest, against, loss, points"
+    header = f"| {columns.replace(', ', ' | ')} |\n" + "| --- " * len(columns.split(", ")) + "|"
+    log, tables = read_log(), {}
+    for name, row in ROWS.items():
+        for network in dict.fromkeys(run["network"] for run in log if run["row"] == name):
+            runs = runs_of(name, network, log)
+            against = ["", "", ""]
+            if row.against:
+                others = runs_of(row.against, network, log)
+                against = [ROWS[row.against].what, *(difference(runs, others, key) for key in ("loss", "accuracy"))]
+            title = f"## `{network}`" + (f", {row.images:,} training images" if row.images else "")
+            cells = [row.what, f"{row.epochs}", *measured(runs), *against]
+            tables.setdefault(title, [f"{title}\n\n{header}"]).append(f"| {' | '.join(cells)} |")
+    return "\n\n".join("\n".join(lines) for lines in tables.values())
 
 
-def chosen(runs: list[dict[str, Any]], name: str, network: str) -> dict[int, dict[str, Any]]:
+def runs_of(name: str, network: str, log: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     """The runs of a row by their seeds."""
-    return {run["seed"]: run for run in runs if (run["row"], run["network"]) == (name, network)}
+    return {run["seed"]: run for run in log if (run["row"], run["network"]) == (name, network)}
 
 
-def table_line(name: str, network: str, runs: list[dict[str, Any]]) -> str:
-    here, there = chosen(runs, name, network), chosen(runs, ROWS[name].against, network)
-    pairs = [(here[seed], there[seed]) for seed in here.keys() & there.keys() if ROWS[name].against]
-    cells = [ROWS[name].what, str(ROWS[name].epochs), str(len(here))]
-    cells += [f"{np.mean([run['loss'][-1] for run in here.values()]):.4f}"]
-    cells += [f"{100 * np.mean([run['accuracy'][-1] for run in here.values()]):.2f} %"]
-    cells += [ROWS[name].against if pairs else ""]
-    cells += [
-        difference([a[key][-1] - b[key][-1] for a, b in pairs], scale)
-        for key, scale in (("loss", 1), ("accuracy", 100))
-    ]
-    cells += [f"{100 * np.median([run['accuracy'][0] for run in here.values()]):.2f} %"]
-    return "| " + " | ".join([*cells, to_99([run["accuracy"] for run in here.values()])]) + " |"
+def measured(runs: dict[int, dict[str, Any]]) -> list[str]:
+    """How many seeds; the mean accuracy after the first epoch, mean loss and accuracy after the last, its range."""
+    first, last = (np.array([run["accuracy"][epoch] for run in runs.values()]) for epoch in (0, -1))
+    loss = np.mean([run["loss"][-1] for run in runs.values()])
+    after_first, *after_last = (f"{100 * value:.2f} %" for value in (first.mean(), last.mean(), last.min(), last.max()))
+    return [f"{len(runs)}", after_first, f"{loss:.4f}", *after_last]
 
 
-def difference(values: list[float], scale: float) -> str:
-    """Mean and standard error of the mean."""
-    if len(values) < 2:
+def difference(runs: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]], key: str) -> str:
+    """Mean difference over the seeds that both have, after the last epoch that both have, and its standard error."""
+    pairs = [(runs[seed][key], others[seed][key]) for seed in runs.keys() & others.keys()]
+    if len(pairs) < 2:
         return ""
-    digits = 4 if scale == 1 else 2
-    error = scale * np.std(values, ddof=1) / math.sqrt(len(values))
-    return f"{scale * np.mean(values):+.{digits}f} ± {error:.{digits}f}"
-
-
-def to_99(accuracies: list[list[float]]) -> str:
-    """The median epoch in which 99.0 % are first reached."""
-    first = [next((epoch for epoch, value in enumerate(run, 1) if value >= 0.99), math.inf) for run in accuracies]
-    middle = np.median(first)
-    return f"{middle:g} epochs" if math.isfinite(middle) else "not reached"
+    scale, digits = (100, 2) if key == "accuracy" else (1, 4)
+    last = min(len(values) for pair in pairs for values in pair) - 1
+    values = [scale * (one[last] - other[last]) for one, other in pairs]
+    return f"{np.mean(values):+.{digits}f} ± {np.std(values, ddof=1) / math.sqrt(len(values)):.{digits}f}"
 
 
 def tune() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default: all")
-    parser.add_argument("--networks", nargs="+", help="default: those of the row")
-    parser.add_argument("--seeds", type=number(int, 1), default=3, help="default: 3")
-    parser.add_argument("--data-dir", help="folder of the data, as in main.py")
-    parser.add_argument("--report", action="store_true", help="print the log as Markdown and train nothing")
+    parser.add_argument("--seeds", type=int, default=3, help="default: 3")
+    parser.add_argument("--data-dir", type=Path, help="folder of the data, as in main.py")
+    parser.add_argument("--report", action="store_true", help="print the tables of the log and train nothing")
     arguments = parser.parse_args()
     if arguments.report:
         print(report())
     else:
-        train_rows(arguments)
+        train_rows(arguments.rows, arguments.seeds, arguments.data_dir)
 
 
 if __name__ == "__main__":

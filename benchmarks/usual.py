@@ -1,8 +1,8 @@
 """The usual PyTorch MNIST script, as the yardstick: images are decoded and transformed one by one, every epoch.
 
-    python benchmarks/usual.py --model lenet --data-dir data
+    python benchmarks/usual.py --model lenet
 
-The networks are the plain ones, in the usual order of layers; the figures are read with `.item()` after every step.
+The networks are the plain ones, in the usual order of layers; loss and accuracy are read with `.item()` at every step.
 """
 
 import argparse
@@ -10,20 +10,19 @@ import io
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+import time
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-MEAN, STD = 0.1307, 0.3081
-TEST_BATCH = 1000
-
-TO_TENSOR = [transforms.Pad(2), transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))]
+DATA = Path(__file__).resolve().parents[1] / "data"
+TO_TENSOR = [transforms.Pad(2), transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
 AUGMENT = [
     transforms.RandomRotation(20),
     transforms.RandomAffine(0, translate=(0.1, 0.1)),
@@ -37,18 +36,15 @@ class UsualMNIST(Dataset):
     def __init__(self, path: Path, augment: bool = False) -> None:
         with tarfile.open(path) as archive:
             members = [member for member in archive if member.isfile()]
-            self.samples = [
-                (archive.extractfile(member).read(), int(re.search(r"_(\d)\.png$", member.name)[1]))
-                for member in members
-            ]
+            self.pngs = [archive.extractfile(member).read() for member in members]
+        self.labels = [int(re.search(r"_(\d)\.png$", member.name)[1]) for member in members]
         self.transform = transforms.Compose([*(AUGMENT if augment else []), *TO_TENSOR])
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        png, label = self.samples[index]
-        return self.transform(Image.open(io.BytesIO(png))), label
+        return self.transform(Image.open(io.BytesIO(self.pngs[index]))), self.labels[index]
 
 
 def usual_network(name: str) -> nn.Module:
@@ -67,49 +63,31 @@ def usual_network(name: str) -> nn.Module:
     )
 
 
-def endless(batches: DataLoader) -> Iterator:
-    """The batches of one epoch after the other."""
-    while True:
-        yield from batches
+def train(network: nn.Module, batches: DataLoader, optimizer: torch.optim.Optimizer) -> tuple[float, float]:
+    """One epoch; the mean loss and the accuracy, measured while the weights change."""
+    network.train()
+    total, correct = 0.0, 0
+    for images, labels in batches:
+        optimizer.zero_grad()
+        logits = network(images)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * len(labels)
+        correct += (logits.argmax(1) == labels).sum().item()
+    return total / len(batches.dataset), correct / len(batches.dataset)
 
 
-class UsualScript:
-    """The usual training and test steps, to be run part by part. workers: of the DataLoader."""
-
-    def __init__(self, name: str, train_set: UsualMNIST, test_set: UsualMNIST, batch_size: int, workers: int) -> None:
-        self.network = usual_network(name)
-        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9)
-        self.loss = nn.CrossEntropyLoss()
-        options = {"num_workers": workers, "persistent_workers": workers > 0}
-        self.train_batches = endless(DataLoader(train_set, batch_size, shuffle=True, **options))
-        self.test_batches = endless(DataLoader(test_set, TEST_BATCH, **options))
-
-    def train(self, steps: int) -> tuple[float, int]:
-        """The sum of the losses of so many batches, and how many images were right."""
-        self.network.train()
-        total, correct = 0.0, 0
-        for _ in range(steps):
-            images, labels = next(self.train_batches)
-            self.optimizer.zero_grad()
-            logits = self.network(images)
-            loss = self.loss(logits, labels)
-            loss.backward()
-            self.optimizer.step()
-            total += loss.item()
-            correct += (logits.argmax(1) == labels).sum().item()
-        return total, correct
-
-    @torch.no_grad()
-    def test(self, steps: int) -> tuple[float, int]:
-        """As `train`."""
-        self.network.eval()
-        total, correct = 0.0, 0
-        for _ in range(steps):
-            images, labels = next(self.test_batches)
-            logits = self.network(images)
-            total += self.loss(logits, labels).item()
-            correct += (logits.argmax(1) == labels).sum().item()
-        return total, correct
+@torch.no_grad()
+def test(network: nn.Module, batches: DataLoader) -> tuple[float, float]:
+    """The mean loss and the accuracy."""
+    network.eval()
+    total, correct = 0.0, 0
+    for images, labels in batches:
+        logits = network(images)
+        total += F.cross_entropy(logits, labels, reduction="sum").item()
+        correct += (logits.argmax(1) == labels).sum().item()
+    return total / len(batches.dataset), correct / len(batches.dataset)
 
 
 def main() -> None:
@@ -117,25 +95,24 @@ def main() -> None:
     parser.add_argument("--model", choices=("lenet", "mlp", "lenet_bn"), required=True)
     parser.add_argument("--augment", action="store_true")
     parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of train.tar and test.tar")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="that decode images (one for each core)")
+    parser.add_argument("--data-dir", type=Path, default=DATA, help="folder of train.tar.gz and test.tar.gz")
     arguments = parser.parse_args()
-    torch.manual_seed(arguments.seed)
-    train_set = UsualMNIST(arguments.data_dir / "train.tar", arguments.augment)
-    test_set = UsualMNIST(arguments.data_dir / "test.tar")
-    script = UsualScript(arguments.model, train_set, test_set, arguments.batch_size, arguments.workers)
-    sets = ((script.train, train_set, arguments.batch_size), (script.test, test_set, TEST_BATCH))
+    torch.manual_seed(0)
+    train_set = UsualMNIST(arguments.data_dir / "train.tar.gz", arguments.augment)
+    test_set = UsualMNIST(arguments.data_dir / "test.tar.gz")
+    loader = {"num_workers": arguments.workers, "persistent_workers": arguments.workers > 0}
+    train_batches = DataLoader(train_set, batch_size=128, shuffle=True, **loader)
+    test_batches = DataLoader(test_set, batch_size=1000, **loader)
+    network = usual_network(arguments.model)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     for epoch in range(1, arguments.epochs + 1):
-        figures = []
-        for run, dataset, size in sets:
-            steps = -(-len(dataset) // size)
-            total, correct = run(steps)
-            figures += [f"loss {total / steps:.4f}", f"accuracy {correct / len(dataset):7.2%}"]
-        names = ("train", "train", "test", "test")
-        line = "  ".join(f"{name} {figure}" for name, figure in zip(names, figures, strict=True))
-        print(f"epoch {epoch:>2}/{arguments.epochs}  {line}", flush=True)
+        started = time.perf_counter()
+        train_loss, train_accuracy = train(network, train_batches, optimizer)
+        test_loss, test_accuracy = test(network, test_batches)
+        line = f"epoch {epoch}/{arguments.epochs}  {time.perf_counter() - started:.2f} s"
+        line += f"  train loss {train_loss:.4f}  train accuracy {train_accuracy:.2%}"
+        print(f"{line}  test loss {test_loss:.4f}  test accuracy {test_accuracy:.2%}", flush=True)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ def run_command(action: Callable[[], int | None]) -> None:
             signal.signal(signal.SIGTERM, _interrupt)
         status = action()
     except UserError as error:
-        warn(str(error), "error")
+        if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["LOCAL_RANK"] == "0":  # the others find the same
+            warn(str(error), "error")
         status = 2
     except KeyboardInterrupt as stop:
         status = 128 + (stop.args[0] if stop.args else signal.SIGINT)

@@ -1,4 +1,4 @@
-"""The fault harness: runs that are killed, get in each other's way, lose their streams or folders; and full disks.
+"""The fault harness: runs that are killed, studies that are killed, runs that get in each other's way, full disks.
 
     python tests/faults.py --kills 100 --seed 0 --full-disk
     python tests/faults.py --kills 100 --signal INT
@@ -8,10 +8,9 @@ are through. Half of the kills come at a random moment, half inside the writing 
 takes the place of another run's. After each kill every file has to be whole; at the end all files have to equal, bit
 for bit, those of a run that was never killed, but for the seconds that each epoch took.
 
-One round for twenty kills: two runs at once with one result's name, of which one has to be refused; streams that are
-closed, full, or read by nobody from some step on; a folder that vanishes in some step. From 50 kills on the study is
-killed, too. With --full-disk the disk fills up at each place of a run, one after the other: what stood there before has
-to be whole. Each of these runs is gone on with and compared as well.
+One round for twenty kills: two runs at once with one result's name, of which one has to be refused. From 50 kills on
+the study is killed, too. With --full-disk the disk fills up at each place of a run, one after the other: what stood
+there before has to be whole. Each of these runs is gone on with and compared as well.
 
 Every run is a process of its own, forked from this one, which has imported torch and never uses it. Needs Linux.
 """
@@ -49,8 +48,7 @@ sys.path.insert(0, str(ROOT))
 
 import main  # noqa: E402
 from support import files  # noqa: E402
-from support.data.find import find_data  # noqa: E402
-from support.data.images import read_images, write_tar  # noqa: E402
+from support.data import find_data, read_images, write_tar  # noqa: E402
 from support.run import read_runs  # noqa: E402
 from support.terminal import UserError  # noqa: E402
 
@@ -92,9 +90,9 @@ class Harness:
             self.broken.append(f"{about}: exit status {outcome.status}:\n{outcome.text}")
         self.broken += [f"{about}: {problem}" for problem in torn(folder)]
 
-    def finish(self, argv: list[str], folder: Path, reference: Path, about: str, how: str = "--resume") -> None:
+    def finish(self, argv: list[str], folder: Path, reference: Path, about: str) -> None:
         """Go on with the run in the folder, compare it with the reference, and remove it."""
-        outcome = run([*argv, how], folder)
+        outcome = run([*argv, "--resume"], folder)
         self.check(folder, f"{about}, resumed", outcome, outcome.status == 0)
         self.broken += [f"{about}: {problem}" for problem in not_same(folder, reference)]
         self.seen["runs compared"] += 1
@@ -356,38 +354,6 @@ def nobody_reads(stream: int) -> None:
     os.close(reader)
 
 
-STREAMS: dict[str, tuple[Callable[[], object], int]] = {  # what happens to a stream, and the status that it gives
-    "stderr closed": (lambda: os.close(2), 0),
-    "stderr full": (lambda: redirect("/dev/full", 2), 0),
-    "stderr read by nobody": (lambda: nobody_reads(2), 0),
-    "stdout full": (lambda: redirect("/dev/full", 1), 1),
-    "stdout read by nobody": (lambda: nobody_reads(1), 128 + signal.SIGPIPE),
-    "stdout and stderr full": (lambda: redirect("/dev/full", 1, 2), 1),
-}
-
-
-def break_stream(harness: Harness, argv: list[str], reference: Path, kinds: list[str]) -> None:
-    """Break a stream in some step before the last epoch is told, each time another way."""
-    name, (action, status) = list(STREAMS.items())[harness.seen["lost streams"] % len(STREAMS)]
-    last = [step for step, kind in enumerate(kinds, start=1) if kind == "create"][-6]  # the last epoch's checkpoint
-    folder = harness.new_folder()
-    outcome = run(argv, folder, in_step(harness.chance.randint(1, last), action))
-    harness.check(folder, name, outcome, outcome.status == status and not left_behind(folder)[1])
-    harness.seen["lost streams"] += 1
-    harness.finish(argv, folder, reference, name)
-
-
-def remove_folder(harness: Harness, argv: list[str], reference: Path, kinds: list[str]) -> None:
-    """Remove a folder in some step of the run, which then has to say so, unless nothing had to be written there."""
-    name, folder = ("checkpoints", "result_plot")[harness.seen["lost folders"] % 2], harness.new_folder()
-    outcome = run(argv, folder, in_step(harness.chance.randint(1, len(kinds)), lambda: shutil.rmtree(name)))
-    error = outcome.text.partition("error: ")[2].partition("\n")[0]
-    harness.check(folder, f"{name} vanished", outcome, outcome.status == (name in error))
-    harness.seen["lost folders"] += 1
-    # where only weights and checkpoint vanished, a result is left as in a clone: --resume would say that it is finished
-    harness.finish(argv, folder, reference, f"{name} vanished", "--restart" if name == "checkpoints" else "--resume")
-
-
 def kill_study(harness: Harness, data: Path) -> None:
     """Kill a study at random moments, then let the same command finish it, and compare."""
     command = [sys.executable, str(ROOT / "study.py"), "--seeds", "1", "--epochs", "2", "--jobs", "2"]
@@ -472,7 +438,7 @@ def main_faults(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)  # threads do not survive fork
     main.plot.draw_run, main.plot.save = (lambda history: history), small_picture  # drawing takes longer than training
     torch.optim.SGD([torch.zeros(1)])  # the first optimizer imports more than all the rest; once, here, is enough
-    started, rounds = time.monotonic(), math.ceil(options.kills / 20)
+    started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as workplace:
         harness = Harness(Path(workplace), random.Random(options.seed), getattr(signal, f"SIG{options.signal}"))
         data = few_digits(harness.new_folder())
@@ -480,12 +446,9 @@ def main_faults(argv: list[str] | None = None) -> int:
         argvs = [[*argv, *common, "--epochs", str(EPOCHS)] for argv in RUNS]
         kill_runs(harness, options.kills - options.kills // 4, argvs)
         kill_while_replacing(harness, options.kills // 4, [*RUNS[1], *common, "--epochs", "1"])
-        reference = harness.new_folder()
-        _, kinds = reference_run(argvs[1], reference)
-        for _ in range(rounds):
+        reference_run(argvs[1], reference := harness.new_folder())
+        for _ in range(math.ceil(options.kills / 20)):
             start_two(harness, argvs[1], reference)
-            break_stream(harness, argvs[1], reference, kinds)
-            remove_folder(harness, argvs[1], reference, kinds)
         for _ in range(options.kills // 50):
             kill_study(harness, data)
         if options.full_disk:

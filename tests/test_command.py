@@ -53,11 +53,6 @@ def test_each_end_has_its_status_and_its_words(capsys, action, status, said):
     assert bool(printed.err) == bool(said)
 
 
-def test_an_error_of_the_program_itself_is_not_hidden():
-    with pytest.raises(ZeroDivisionError):
-        terminal.run_command(lambda: 1 // 0)
-
-
 def test_a_signal_that_is_ignored_and_the_handlers_of_a_host_stay_as_they_are():
     for handler in (signal.SIG_IGN, lambda number, frame: None):
         before = signal.signal(signal.SIGTERM, handler)

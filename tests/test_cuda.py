@@ -1,4 +1,4 @@
-"""On a GPU: what is replayed is the network, and a run keeps its promises. Skipped where there is none."""
+"""Steps that a GPU replays: of which networks; and, skipped where there is no GPU, that a run keeps its promises."""
 
 import copy
 import json
@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 import main
-from model import MODELS, CustomMLP, LeNet5
-from support.compute.cuda_graphs import LAUNCHED, GraphedStep, graphed
-from support.run.callback import Callback
+from model import MODELS, LeNet5
+from support.compute import GraphedStep, distributed, graphed
+from support.compute.cuda_graphs import EAGER_STEPS
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-LABELS = torch.arange(8, device="cuda") if torch.cuda.is_available() else None
 
 
 @pytest.fixture(autouse=True)
@@ -24,15 +23,6 @@ def exact_kernels(monkeypatch):
     """TF32 rounds to 10 bits, and cuDNN may choose another kernel for the same layer."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-
-
-def on_gpu(name: str) -> nn.Module:
-    torch.manual_seed(0)
-    return MODELS[name]().cuda()
-
-
-def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(network.parameters(), 0.05, momentum=0.9, nesterov=True, fused=True)
 
 
 def test_without_a_gpu_every_step_is_the_one_that_was_given():
@@ -45,12 +35,30 @@ def test_without_a_gpu_every_step_is_the_one_that_was_given():
     assert network.graph is None
 
 
-def test_a_network_that_is_replayed_is_the_network():
-    network = LeNet5()
-    replayed, images = GraphedStep(network), torch.randn(2, 1, 32, 32)
-    assert list(replayed.parameters()) == list(network.parameters())
-    assert torch.equal(replayed(images), network(images))
-    assert not replayed.eval().network.training
+class Edited(LeNet5):
+    def forward(self, images):
+        return super().forward(self.edit(images))
+
+
+EDITS = {
+    "none": (lambda self, x: x, True),
+    "an activation": (lambda self, x: x.relu(), False),
+    "random numbers": (lambda self, x: nn.functional.dropout(x), False),
+    "a value read": (lambda self, x: x / x.mean().item(), False),
+    "a branch on a value": (lambda self, x: x if x.sum() > 0 else -x, False),
+    "another shape by values": (lambda self, x: x[x > 0], False),
+    "the CPU": (lambda self, x: x.cpu(), False),
+    "only in training": (lambda self, x: x.cpu() if self.training else x, False),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_network_that_does_anything_unusual_is_not_replayed(edit):
+    change, replayable = EDITS[edit]
+    for network in (type("Edited", (Edited,), {"edit": change})(), LeNet5(batch_norm=True)):
+        graphed_network = GraphedStep(network)
+        assert list(graphed_network.parameters()) == list(network.parameters())
+        assert graphed_network.replayable == (replayable or type(network) is LeNet5)
 
 
 @needs_gpu
@@ -59,13 +67,14 @@ def test_steps_replayed_equal_steps_launched(name):
     """Full batches and smaller ones between them, at a rate that changes; the optimizer's numbers stay numbers."""
     found = []
     for wrap in (lambda network: network, GraphedStep):
-        network = on_gpu(name).train()
-        optimizer, called = make_optimizer(network), wrap(network)
-        generator, steps = torch.Generator("cuda").manual_seed(1), []
+        torch.manual_seed(0)
+        network = MODELS[name]().cuda().train()
+        optimizer = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9, nesterov=True, fused=True)
+        called, generator, steps = wrap(network), torch.Generator("cuda").manual_seed(1), []
         for number, count in enumerate((8, 8, 8, 3, 8, 8, 8, 5, 8)):
             optimizer.param_groups[0]["lr"] = 0.05 / (1 + number)
             images = torch.randn(count, 1, 32, 32, generator=generator, device="cuda")
-            loss, logits = main.train_step(called, optimizer, images, LABELS[:count])
+            loss, logits = main.train_step(called, optimizer, images, torch.arange(count, device="cuda"))
             steps.append((loss.clone(), logits.clone(), copy.deepcopy(network.state_dict())))
             assert isinstance(optimizer.param_groups[0]["lr"], float)
         found.append((steps, optimizer.state_dict()))
@@ -75,42 +84,28 @@ def test_steps_replayed_equal_steps_launched(name):
 
 @needs_gpu
 @pytest.mark.parametrize("options", [["--model", "lenet"], ["--model", "mlp"], ["--model", "lenet_bn", "--augment"]])
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(small, tmp_path, capsys, options):
-    """And its weights are read on the CPU, where they say the same of the test images."""
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(small, tmp_path, monkeypatch, options):
+    losses, epoch_of = [], main.train_and_test
 
-    class StopsAfterOne(Callback):
-        epochs = 0
+    def stops(training, epoch, settings):
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return epoch_of(training, epoch, settings)
 
-        def on_epoch_end(self, network, average, train_set):
-            self.epochs += 1
-            if self.epochs == 2:
-                raise KeyboardInterrupt
-            return {}
-
-    histories = []
-    for folder, stops in (("whole", False), ("stopped", True)):
-        files = ["--output-dir", str(tmp_path / folder), "--checkpoint-dir", str(tmp_path / folder)]
-        data = ["--device", "cuda", "--data-dir", str(small), "--name", "run"]
-        argv = [*options, "--epochs", "3", "--lr", "0.01", *data, *files]
-        if stops:
+    for folder in ("whole", "stopped"):
+        files = ["--output-dir", str(tmp_path / folder), "--checkpoint-dir", str(tmp_path / folder), "--name", "run"]
+        argv = [*options, "--epochs", "3", "--lr", "0.01", "--device", "cuda", "--data-dir", str(small), *files]
+        if folder == "stopped":
+            monkeypatch.setattr(main, "train_and_test", stops)
             with pytest.raises(SystemExit):
-                main.main(argv, StopsAfterOne())
-            argv.append("--resume")
-        main.main(argv)
-        histories.append(json.loads((tmp_path / folder / "run.json").read_text()))
-    whole, stopped = histories
-    assert whole["device"] == torch.cuda.get_device_name()
-    for name in ("train_loss", "test_loss"):
-        assert stopped[name] == pytest.approx(whole[name], rel=1e-3)
-    capsys.readouterr()
-    weights = str(tmp_path / "whole" / "run.weights.pt")
-    main.main(["--test-only", "--weights", weights, "--data-dir", str(small), "--device", "cpu"])
-    loss = float(capsys.readouterr().out.split("test loss ")[1].split()[0])
-    assert loss == pytest.approx(whole["test_loss"][-1], rel=1e-2)
+                main.main(argv)
+            monkeypatch.setattr(main, "train_and_test", epoch_of)
+        main.main([*argv, "--resume"])
+        losses.append(json.loads((tmp_path / folder / "run.json").read_text())["test_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 @needs_gpu
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
 def test_a_process_of_torchrun_trains_as_one_without(small, tmp_path):
     """NCCL and synchronized batch normalization; a second process would need a second GPU."""
     losses = []
@@ -124,32 +119,18 @@ def test_a_process_of_torchrun_trains_as_one_without(small, tmp_path):
 
 
 @needs_gpu
-def test_a_network_of_your_own_is_not_replayed(small, tmp_path, monkeypatch):
-    class Own(CustomMLP):
-        def forward(self, images):
-            self.seen = images.sum().item()  # would break a capture
-            return super().forward(images)
-
-    monkeypatch.setitem(MODELS, "own", Own)
-    files = ["--output-dir", str(tmp_path), "--checkpoint-dir", str(tmp_path), "--data-dir", str(small)]
-    main.main(["--model", "own", "--epochs", "1", "--device", "cuda", *files])
-    assert list(tmp_path.glob("own*.json"))
-
-
-@needs_gpu
 def test_an_epoch_waits_for_the_gpu_once(small, monkeypatch):
     """Apart from the shuffled order's way there and the capture: PyTorch raises at a synchronizing call in between."""
     train_set = main.MNIST(small / "train.tar").to("cuda")
-    arguments = main.parse_arguments(["--model", "lenet_bn", "--augment", "--batch-size", "30"])
-    training = main.make_training(arguments, on_gpu("lenet_bn"), train_set, train_set)
+    settings = main.Settings("lenet_bn", augment=True, batch_size=30)
+    training = main.make_training(settings, LeNet5(batch_norm=True).cuda(), train_set, train_set)
     train_set.augment = main.AUGMENT
     ready = list(training.batches)
-    for batch in ready[: LAUNCHED + 1]:
+    for batch in ready[: EAGER_STEPS + 1]:
         main.train_step(training.wrapped, training.optimizer, *batch)
     assert training.wrapped.graph is not None
+    monkeypatch.setattr(distributed, "all_reduce_mean", lambda *_: (0.0, 0.0))
     torch.cuda.set_sync_debug_mode("error")
-    monkeypatch.setattr(main.processes, "all_reduce_mean", lambda *_: (0.0, 0.0))
-    monkeypatch.setattr(main, "check_finite", lambda *_: None)
     try:
         main.train(training.wrapped, training.average, ready, training.optimizer, training.scheduler)
     finally:

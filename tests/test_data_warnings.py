@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
+from support.data.data_warnings import doubts
 
 from dataset import MNIST
-from support.data.data_warnings import doubts
 
 
 def only(found: list[str]) -> str:

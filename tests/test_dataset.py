@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.data.container import DataError
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, Subset, random_split
 from torchvision import datasets
 
 import dataset as module
 from dataset import MEAN, MNIST, MNIST_SHA256, PADDING, STD, network_input
-from support.data.container import DataError
 from support.data.images import write_tar
 
 

@@ -9,20 +9,12 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 import main
 from dataset import MNIST
-from model import MODELS, LeNet5
+from model import MODELS
 from support.compute import distributed
-from support.compute.fast_layers import use_fast_layers
 
 
 class EpochIsOver(Exception):
     """Raised in place of the one reading that an epoch ends with."""
-
-
-def use_fast(network: torch.nn.Module) -> torch.nn.Module:
-    """With the layers that `make_training` gives the network: the average has the same."""
-    if isinstance(network, LeNet5):
-        use_fast_layers(network)
-    return network
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -31,17 +23,15 @@ def test_an_epoch_reads_nothing_from_the_device_before_its_end(sample, monkeypat
         raise EpochIsOver
 
     monkeypatch.setattr(distributed, "all_reduce_mean", read)
-    monkeypatch.setattr(main.copy, "deepcopy", lambda network: use_fast(MODELS[name]()))  # fakes cannot be copied
+    monkeypatch.setattr(main.copy, "deepcopy", lambda network: MODELS[name]())  # fakes cannot be copied
     train_set = MNIST(sample / "test.tar", augment=True)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         train_set.images, train_set.labels = mode.from_tensor(train_set.images), mode.from_tensor(train_set.labels)
-        arguments = main.parse_arguments(["--model", name, "--augment", "--batch-size", "64"])
-        _, shared, average, optimizer, scheduler, _, batches, _ = main.make_training(
-            arguments, MODELS[name](), train_set, train_set
-        )
-        batches.order = lambda: torch.arange(len(train_set))
+        settings = main.Settings(name, augment=True, batch_size=64)
+        training = main.make_training(settings, MODELS[name](), train_set, train_set)
+        training.batches.order = lambda: torch.arange(len(train_set))
         with pytest.raises(EpochIsOver):
-            main.train(shared, average, batches, optimizer, scheduler)
+            main.train(*training[1:3], training.batches, training.optimizer, training.scheduler)
 
 
 def test_reading_a_value_of_a_fake_tensor_raises():

@@ -1,51 +1,75 @@
-"""Several processes, started by torchrun: the same training, shared out."""
+"""Several processes: the same training, shared out. They are forked with the variables that torchrun sets."""
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-import faults
 import pytest
 import torch
 from torch.nn import functional as F
 
-import dataset
 import main
+from dataset import MNIST
 from support.compute import distributed
 from support.terminal import UserError
 
-ROOT = Path(main.__file__).resolve().parent
-PATIENCE = 300  # seconds; a run takes ten, and several times that on a machine with other work
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-
-pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
+pytestmark = pytest.mark.usefixtures("one_thread")
+RUN = ["--epochs", "2", "--batch-size", "60", "--lr", "0.01", "--device", "cpu", "--name", "run"]
+PATIENCE = 120  # seconds; what is forked takes one or two
 
 
-def command(count: int, folder: Path, sample: Path, *options: str) -> list[str]:
-    """torchrun, and what it is to run with its files below `folder`, under the model's name."""
+def options(model: str, data: Path, folder: Path) -> list[str]:
+    """A rate so low that training does not blow rounding up: at 0.05 LeNet-5's first steps here are chaotic."""
+    files = ["--output-dir", str(folder / "results"), "--checkpoint-dir", str(folder / "checkpoints")]
+    return ["--model", model, "--data-dir", str(data), *RUN, *files]
+
+
+def variables(rank: int, count: int, port: int) -> dict[str, str]:
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": 1}
+    return {name: str(number) for name, number in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"}
+
+
+def fork(count: int, folder: Path, action: Callable[[int], object]) -> list[tuple[int, str, str]]:
+    """Each process's exit status, output and errors. As torchrun does, this ends all when one has failed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(count), "--master-port", str(port)]
-    places = ["--output-dir", str(folder / "results"), "--checkpoint-dir", str(folder / "checkpoints")]
-    # a rate so low that training does not blow rounding up: at 0.05 LeNet-5's first steps here are chaotic
-    options = ["--epochs", "3", "--batch-size", "60", "--lr", "0.01", "--device", "cpu", "--name", "run", *options]
-    return [sys.executable, *launcher, str(ROOT / "main.py"), "--data-dir", str(sample), *places, *options]
-
-
-def torchrun(count: int, folder: Path, sample: Path, *options: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(count, folder, sample, *options),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        env=ENVIRONMENT,
-    )
+    processes = {}
+    for rank in range(count):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                for number, name in ((1, "out"), (2, "err")):
+                    os.dup2(os.open(folder / f"{rank}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+                sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+                os.environ |= variables(rank, count, port)
+                action(rank)
+                status = 0
+            except SystemExit as left:
+                status = left.code
+            finally:
+                os._exit(status)
+        processes[pid] = rank
+    statuses, ends = {}, time.monotonic() + PATIENCE
+    while processes:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid in processes:
+            statuses[processes.pop(pid)] = os.waitstatus_to_exitcode(status)
+        if any(statuses.values()) or time.monotonic() > ends:
+            time.sleep(0.2)  # torchrun looks every tenth of a second
+            for other in processes:
+                os.kill(other, signal.SIGTERM if time.monotonic() < ends else signal.SIGKILL)
+        time.sleep(0.01)
+    printed = [[(folder / f"{rank}.{name}").read_text() for name in ("out", "err")] for rank in range(count)]
+    return [(statuses[rank], *printed[rank]) for rank in range(count)]
 
 
 def history_of(folder: Path) -> dict:
@@ -56,199 +80,165 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "checkpoints" / "run.weights.pt", weights_only=True)["network"]
 
 
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 @pytest.fixture(scope="module")
 def two(sample, tmp_path_factory):
     """LeNet-5 trained by two processes: the folder, and what they printed."""
     folder = tmp_path_factory.mktemp("two")
-    ended = torchrun(2, folder, sample, "--model", "lenet")
-    assert ended.returncode == 0, ended.stderr
+    ended = fork(2, folder, lambda rank: main.main(options("lenet", sample, folder)))
+    assert [status for status, _, _ in ended] == [0, 0], ended
     return folder, ended
 
 
-def assert_close(ours: Path, theirs: Path) -> None:
+@pytest.mark.parametrize("model", ["lenet", "mlp"])
+def test_two_processes_train_as_one_does(two, sample, tmp_path, model):
     """The same losses to 1e-4, the same weights to 1e-3: only the order of the sums differs."""
-    one, other = history_of(ours), history_of(theirs)
-    for metric in ("train_loss", "test_loss"):
-        assert one[metric] == pytest.approx(other[metric], abs=1e-4)
-    for metric, images in (("train_accuracy", 1437), ("test_accuracy", 360)):
-        assert one[metric] == pytest.approx(other[metric], abs=1.5 / images)
-    weights = weights_of(theirs)
-    for key, value in weights_of(ours).items():
-        torch.testing.assert_close(value, weights[key], rtol=0, atol=1e-3)
-
-
-def alone(folder: Path, sample: Path, *options: str) -> None:
-    """The same command in this process, without torchrun."""
-    argv = command(1, folder, sample, *options)
-    main.main(argv[argv.index("--data-dir") :])
-
-
-def test_two_processes_train_as_one_does(two, sample, tmp_path):
     folder, _ = two
-    alone(tmp_path, sample, "--model", "lenet")
-    assert_close(folder, tmp_path)
+    if model != "lenet":
+        folder = tmp_path
+        fork(2, folder, lambda rank: main.main(options(model, sample, folder)))
+    main.main(options(model, sample, tmp_path / "one"))
+    ours, alone = history_of(folder), history_of(tmp_path / "one")
+    assert (ours["processes"], alone["processes"]) == ([2, 2], [1, 1])
+    for metric in ("train_loss", "test_loss"):
+        assert ours[metric] == pytest.approx(alone[metric], abs=1e-4)
+    for metric, images in (("train_accuracy", 1437), ("test_accuracy", 360)):
+        assert ours[metric] == pytest.approx(alone[metric], abs=1.5 / images)
+    torch.testing.assert_close(weights_of(folder), weights_of(tmp_path / "one"), rtol=0, atol=1e-3)
 
 
-def test_two_processes_train_the_mlp_as_one_does(sample, tmp_path):
-    ended = torchrun(2, tmp_path / "two", sample, "--model", "mlp")
-    assert ended.returncode == 0, ended.stderr
-    alone(tmp_path / "one", sample, "--model", "mlp")
-    assert_close(tmp_path / "two", tmp_path / "one")
+def test_only_the_main_process_prints_and_writes(two):
+    folder, ((_, out, _), (_, *silent)) = two
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("epoch ")] == ["1/2", "2/2"]
+    assert silent == ["", ""]
+    assert {path.suffix for path in (folder / "results").iterdir() if path.name[0] != "."} == {".json", ".npz", ".png"}
 
 
-MEASURE = """
-import sys
-import torch
-sys.path.insert(0, sys.argv[1])
-import main
-from support.compute import distributed
-main.TEST_BATCH = 100  # so that the sample makes 15 batches, which two processes cannot share evenly
-torch.distributed.init_process_group("gloo")
-torch.manual_seed(0)
-network, train_set = main.MODELS["lenet_bn"](), main.MNIST(sys.argv[2])
-main.recalibrate_batch_norm(network, network, train_set)
-figures = main.test(network, train_set)
-
-def gradients(size):
-    # of one step on the first `size` images, each process on its share: the last share is smaller
-    textbook = main.MODELS["lenet"]()
-    batches = distributed.Batches(train_set, size, seed=0)
-    batches.order = lambda: torch.arange(int(sys.argv[4]))
-    shared = distributed.wrap(textbook, batches)
-    given = []
-    for images, labels in batches:
-        textbook.zero_grad()
-        torch.nn.functional.cross_entropy(shared(images), labels).backward()
-        given.append([weight.grad.clone() for weight in textbook.parameters()])
-    return given
-
-torch.manual_seed(1)
-made = gradients(12)
-kept = {"state": network.state_dict(), "figures": figures, "gradients": made}
-torch.save(kept, f"{sys.argv[3]}/{distributed.rank()}.pt")
-torch.distributed.destroy_process_group()
-"""
+def measure(train_set: MNIST, images: int) -> dict[str, object]:
+    """Loss and accuracy, weighted statistics, and the gradients on the first `images` in batches of 12."""
+    torch.manual_seed(0)
+    network, normalized = main.MODELS["lenet"](), main.MODELS["lenet_bn"]()
+    normalized.norm1.running_mean.fill_(distributed.rank())
+    mine = distributed.shard(images)
+    distributed.average_buffers(normalized, len(mine) / images)
+    measured = {"metrics": main.test(network, train_set), "mean": normalized.norm1.running_mean, "gradients": []}
+    batches = distributed.Batches(train_set, 12)
+    batches.order = lambda: torch.arange(images)
+    wrapped = distributed.wrap(network, batches)
+    for drawn, labels in batches:
+        network.zero_grad()
+        F.cross_entropy(wrapped(drawn), labels).backward()
+        measured["gradients"].append([weight.grad.clone() for weight in network.parameters()])
+    return measured
 
 
 @pytest.mark.parametrize(("count", "images"), [(2, 21), (3, 31)])
-def test_gradients_statistics_and_figures_are_means_over_images_also_where_shares_are_unequal(
-    sample, tmp_path, monkeypatch, count, images
+def test_gradients_statistics_and_metrics_are_means_over_images_also_where_shares_are_unequal(
+    train_set, tmp_path, count, images
 ):
     """The last batches of 9 and 7 images make shares of 5 and 4, and of 3, 2 and 2."""
-    script = tmp_path / "measure.py"
-    script.write_text(MEASURE)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    places = [str(ROOT), str(sample / "train.tar"), str(tmp_path), str(images)]
-    subprocess.run([*launcher, str(script), *places], check=True, timeout=PATIENCE, env=ENVIRONMENT)
-    monkeypatch.setattr(main, "TEST_BATCH", 100)
-    torch.manual_seed(0)
-    network, train_set = main.MODELS["lenet_bn"](), dataset.MNIST(sample / "train.tar")
-    before = network.norm1.running_mean.clone()
-    main.recalibrate_batch_norm(network, network, train_set)
-    figures = main.test(network, train_set)
-    assert not torch.equal(network.norm1.running_mean, before)
-    torch.manual_seed(1)
-    textbook, expected = main.MODELS["lenet"](), []
-    for indices in torch.arange(images).split(12):
-        drawn, labels = train_set[indices]
-        gradients = torch.autograd.grad(F.cross_entropy(textbook(drawn), labels), list(textbook.parameters()))
-        expected.append(list(gradients))
-    for process in range(count):
-        shared = torch.load(tmp_path / f"{process}.pt", weights_only=True)
-        for name, value in network.named_buffers():
-            if value.is_floating_point():
-                torch.testing.assert_close(shared["state"][name], value, rtol=1e-5, atol=1e-6)
-        assert shared["figures"] == pytest.approx(figures, rel=1e-5)
-        torch.testing.assert_close(shared["gradients"], expected, rtol=1e-4, atol=1e-6)
+
+    def action(rank):
+        with distributed.process_group(torch.device("cpu")):
+            torch.save(measure(train_set, images), tmp_path / f"{rank}.pt")
+
+    assert [status for status, _, _ in fork(count, tmp_path, action)] == [0] * count
+    alone = measure(train_set, images)
+    for rank in range(count):
+        shared = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        expected = sum(each * len(range(each, images, count)) for each in range(count)) / images
+        torch.testing.assert_close(shared["mean"], torch.full((6,), expected))
+        assert shared["metrics"] == pytest.approx(alone["metrics"], rel=1e-5)
+        torch.testing.assert_close(shared["gradients"], alone["gradients"], rtol=1e-4, atol=1e-6)
 
 
-def test_only_the_first_process_prints_and_writes(two):
-    folder, ended = two
-    assert re.findall(r"^epoch (\d)/3", ended.stdout, re.MULTILINE) == ["1", "2", "3"]
-    assert ended.stdout.count("lowest test loss") == 1
-    assert ended.stderr.count("THIS IS NOT MNIST") == 1
-    assert history_of(folder)["processes"] == [2, 2, 2]
-    assert {path.name for path in (folder / "results").iterdir()} == {
-        f"run.{ending}" for ending in ("json", "npz", "png")
-    }
+@pytest.mark.parametrize("killed", [0, 1])
+def test_where_a_process_is_killed_the_last_line_says_resume_and_that_goes_on(two, sample, tmp_path, killed):
+    epoch_of = main.train_and_test
 
+    def killed_in_epoch_2(training, epoch, settings):
+        if epoch == 2 and distributed.rank() == killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return epoch_of(training, epoch, settings)
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes in /proc")
-def test_a_process_that_dies_ends_the_run_and_the_run_resumes(two, sample, tmp_path):
-    folder, _ = two
-    with subprocess.Popen(
-        command(2, tmp_path, sample, "--model", "lenet"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=ENVIRONMENT,
-    ) as launcher:
-        try:
-            for line in launcher.stdout:
-                if line.startswith("epoch 1/3"):
-                    os.kill(children(launcher.pid)[-1], signal.SIGKILL)
-                    break
-            out, _ = launcher.communicate(timeout=PATIENCE)
-        finally:
-            launcher.kill()
-    assert launcher.returncode not in (0, None)
-    # a process that hears of it from torchrun first says how to resume, with figures so far; none may write a result
-    assert "lowest test loss" not in out.partition("stopped; ")[0]
-    assert "plot  " not in out
-    assert not list((tmp_path / "results").iterdir())
-    assert not faults.check_whole(tmp_path)
+    def action(rank):
+        main.train_and_test = killed_in_epoch_2
+        main.main(options("lenet", sample, tmp_path))
 
-    # killed so soon that the first checkpoint was not there yet, the run starts anew
-    resume = ["--resume"] if faults.unfinished(tmp_path) else []
-    ended = torchrun(2, tmp_path, sample, "--model", "lenet", *resume)
-    assert ended.returncode == 0, ended.stderr
-    for name in ("checkpoints/run.pt", "results/run.json", "results/run.npz"):
-        assert faults.difference(faults.read(tmp_path / name), faults.read(folder / name)) is None
+    ended = fork(2, tmp_path, action)
+    assert ended[killed][0] == -signal.SIGKILL
+    status, _, err = ended[1 - killed]
+    assert status > 0
+    assert "Traceback" not in err
+    assert "--resume" in err.splitlines()[-1]
+    assert not list(tmp_path.glob("results/*.json"))
+    fork(2, tmp_path, lambda rank: main.main([*options("lenet", sample, tmp_path), "--resume"]))
+    again, whole = history_of(tmp_path), history_of(two[0])
+    assert all(again[metric] == whole[metric] for metric in ("train_loss", "test_loss"))
+    torch.testing.assert_close(weights_of(tmp_path), weights_of(two[0]), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
-    "options",
+    "wrong",
     [
         ["--lr", "-1"],  # before they know of one another
-        ["--data-dir", "nowhere"],  # what the first one finds
-        ["--batch-size", "61"],  # what all find
+        ["--data-dir", "nowhere"],  # what all find
+        ["--name", "taken"],  # what the main process finds
     ],
 )
-def test_an_error_that_the_user_can_fix_is_said_once_and_alone(sample, tmp_path, options):
-    """In the first process's words; torchrun's own report of the exit statuses comes behind it."""
-    ended = torchrun(2, tmp_path, sample, "--model", "lenet", *options)
-    assert ended.returncode not in (0, None)
-    assert ended.stdout == ""
-    before, said, behind = ended.stderr.partition("error: ")
-    assert said
-    assert before == "" or "Traceback" not in before
-    assert behind.count("error: ") == 0, ended.stderr
-    report = behind.partition("Sending process")[2] or behind.partition("failed (exitcode")[2]
-    assert behind.count("Traceback") == report.count("Traceback") <= 1, "torchrun's own"
+def test_what_the_user_can_fix_is_said_once(sample, tmp_path, wrong):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "taken.json").write_text("{}")
+    ended = fork(2, tmp_path, lambda rank: main.main([*options("lenet", sample, tmp_path), *wrong]))
+    assert all(status != 0 for status, _, _ in ended)
+    said = "".join(err for _, _, err in ended)
+    assert said.count("error: ") == 1, said
+    assert "Traceback" not in said
 
 
-def test_a_dry_run_of_two_processes_writes_nothing(sample, tmp_path):
-    ended = torchrun(2, tmp_path, sample, "--model", "lenet_bn", "--dry-run")
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("dry run") == 1
-    assert not any(tmp_path.iterdir())
+@pytest.mark.parametrize(
+    ("error", "says"), [(RuntimeError("shapes"), False), (KeyboardInterrupt(), False), (KeyboardInterrupt(15), True)]
+)
+def test_only_where_torchrun_ends_a_process_another_one_was_lost(tmp_path, error, says):
+    def action(rank):
+        with suppress(RuntimeError, KeyboardInterrupt), distributed.process_group(torch.device("cpu")):
+            raise error
+
+    first, second = fork(2, tmp_path, action)
+    assert (first[2], "--resume" in second[2]) == ("", says)
+
+
+@pytest.mark.parametrize(
+    "set_by_others",
+    [{"RANK": "0"}, {"RANK": "3", "WORLD_SIZE": "2"}, {"LOCAL_RANK": "1"}, {"MASTER_ADDR": "x", "SLURM_PROCID": "1"}],
+)
+def test_variables_without_torchrun_change_nothing(monkeypatch, set_by_others):
+    for name, value in set_by_others.items():
+        monkeypatch.setenv(name, value)
+    device = distributed.choose_device("cpu")
+    with distributed.process_group(device):
+        assert (distributed.rank(), distributed.world_size(), distributed.main_decides(lambda: 5)) == (0, 1, 5)
+
+
+@pytest.mark.slow
+def test_torchrun_itself(two, sample, tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "main.py"]
+    command = [*launcher, *options("lenet", sample, tmp_path)]
+    ended = subprocess.run(command, cwd=Path(main.__file__).parent, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert ended.returncode == 0
+    assert history_of(tmp_path)["test_loss"] == history_of(two[0])["test_loss"]
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux's scheduler")
 @pytest.mark.parametrize("chosen", ["OTHER", "IDLE"])
-def test_processes_take_turns_unless_the_user_chose_otherwise(monkeypatch, chosen):
+def test_threads_do_not_preempt_one_another_unless_the_user_chose_otherwise(monkeypatch, chosen):
     given = []
     monkeypatch.setattr(os, "sched_getscheduler", lambda pid: getattr(os, f"SCHED_{chosen}"))
     monkeypatch.setattr(os, "sched_setscheduler", lambda pid, policy, parameter: given.append(policy))
-    distributed.take_turns()
+    distributed.use_batch_scheduling()
     assert given == ([os.SCHED_BATCH] if chosen == "OTHER" else [])
 
 
-# --- shares, in one process ------------------------------------------------------------------------------------------
+# --- shares, in one process -------------------------------------------------------------------------------------------
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -264,65 +254,50 @@ class Numbers(torch.utils.data.Dataset):
         return index.float(), index
 
 
-def shares(monkeypatch, count: int, batch_size: int, world: int, epoch: int = 1, seed: int = 4) -> list[list[list]]:
-    """By process: its batches, as lists of indices."""
+def shares(monkeypatch, count: int, world: int, epoch: int = 1) -> list[list[list[int]]]:
+    """By process: its batches of 12, as lists of indices."""
     found = []
     for rank in range(world):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         monkeypatch.setattr(distributed, "world_size", lambda: world)
-        batches = distributed.Batches(Numbers(count), batch_size, seed)
+        batches = distributed.Batches(Numbers(count), 12, seed=4)
         batches.epoch = epoch
-        made = [(labels.tolist(), batches.part) for _, labels in batches]
-        assert len(made) == len(batches)
-        last = count % batch_size or batch_size
-        for place, (indices, part) in enumerate(made):
-            everywhere = batch_size if place < len(made) - 1 else last
-            assert part == pytest.approx(len(indices) / everywhere), "its share of the batch"
-        found.append([indices for indices, _ in made])
+        found.append([labels.tolist() for _, labels in batches])
+        assert len(found[-1]) == len(batches)
     return found
 
 
 @pytest.mark.parametrize("count", [46, 47, 48])
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_every_index_exactly_once_an_epoch(monkeypatch, world, count):
+def test_every_index_exactly_once_an_epoch_in_the_same_batches_however_many_share_them(monkeypatch, count):
     orders = []
     for epoch in (1, 2):
-        made = shares(monkeypatch, count, 12, world, epoch)
-        assert sorted(index for share in made for batch in share for index in batch) == list(range(count))
-        for batches in zip(*made, strict=True):
-            assert max(map(len, batches)) - min(map(len, batches)) <= 1
-        orders.append(made)
-    assert orders[0] != orders[1]
+        for world in (1, 2, 3):
+            steps = list(zip(*shares(monkeypatch, count, world, epoch), strict=True))
+            assert all(max(map(len, step)) - min(map(len, step)) <= 1 for step in steps)
+            orders.append([{index for share in step for index in share} for step in steps])
+            assert sorted(index for step in orders[-1] for index in step) == list(range(count))
+    assert orders[0] == orders[1] == orders[2] != orders[3] == orders[4] == orders[5]
 
 
-def test_a_global_batch_holds_the_same_images_however_many_share_it(monkeypatch):
-    def batches(world: int) -> list[set[int]]:
-        steps = zip(*shares(monkeypatch, 31, 12, world), strict=True)
-        return [{index for share in step for index in share} for step in steps]
-
-    assert batches(1) == batches(2) == batches(3)
-    assert [len(batch) for batch in batches(1)] == [12, 12, 7]
-
-
-@pytest.mark.parametrize(("batch_size", "named"), [(61, "2 processes"), (1436, "at least 2")])
-def test_a_batch_that_cannot_be_shared_out(monkeypatch, batch_size, named):
+@pytest.mark.parametrize(
+    ("model", "batch_size", "named"), [("lenet", 61, "2 processes"), ("lenet_bn", 1434, "2 for each")]
+)
+def test_a_batch_that_cannot_be_shared_out(monkeypatch, model, batch_size, named):
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with pytest.raises(UserError, match=named):
-        distributed.check_batch_size(batch_size, 1437, main.MODELS["lenet"]())
+        distributed.check_batch_size(batch_size, 1437, main.MODELS[model]())
+    distributed.check_batch_size(1434, 1438, main.MODELS["lenet_bn"]())
 
 
-def test_processes_draw_each_for_itself(monkeypatch, small, tmp_path):
+def test_processes_draw_each_for_itself(monkeypatch, small):
     """The seed of an epoch depends on the process: else each would warp its share by the same draws."""
-    seeds = []
+    seeds, settings = [], main.Settings("mlp", augment=True, epochs=1)
+    sets = [MNIST(small / f"{split}.tar") for split in ("train", "test")]
+    training = main.make_training(settings, main.MODELS["mlp"](), *sets)
+    for name in ("train", "test", "recalibrate_batch_norm"):
+        monkeypatch.setattr(main, name, lambda *_: (1.0, 0.5))
+    monkeypatch.setattr(torch, "manual_seed", seeds.append)
     for rank in (0, 1):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        with monkeypatch.context() as patch:
-            patch.setattr(torch, "manual_seed", lambda seed: seeds.append(seed))
-            patch.setattr(main, "train", lambda *_: (1.0, 0.5))
-            patch.setattr(main, "recalibrate_batch_norm", lambda *_: None)
-            patch.setattr(main, "test", lambda *_: (1.0, 0.5))
-            arguments = main.parse_arguments(["--model", "mlp", "--augment"])
-            sets = [dataset.MNIST(small / f"{split}.tar") for split in ("train", "test")]
-            training = main.make_training(arguments, main.MODELS["mlp"](), *sets)
-            main.train_and_test(training, 1, arguments)
-    assert len(set(seeds)) == len(seeds) == 2
+        main.train_and_test(training, 1, settings)
+    assert len(set(seeds)) == 2

@@ -18,13 +18,13 @@ import faults
 import matplotlib
 import pytest
 import torch
-from runs import NAME, After, cheap_picture, checkpoint_of, command, history_of, interrupt, refused, start, start_line
+from runs import NAME, After, cheap_picture, checkpoint_of, command, history_of, interrupt, refused, start
 from torch import nn
 
 import dataset
 import main
 from support import files
-from support.data.images import write_tar
+from support.data import write_tar
 from support.run import Callback
 from support.run import checkpoint as support_checkpoint
 
@@ -380,14 +380,6 @@ def test_a_bad_checkpoint_is_refused_and_never_executed(small, stopped, whole, k
     assert marker.exists(), "it would have worked"
 
 
-def test_another_optimizer_in_the_code_is_said_as_that(stopped, small, monkeypatch):
-    for other in (torch.optim.Adam, torch.optim.AdamW):
-        with monkeypatch.context() as patch:
-            patch.setattr(torch.optim, "SGD", lambda parameters, lr, other=other, **_: other(parameters, lr))
-            assert "its optimizer is not the one of now" in refused(start(stopped, small, *FOUR, "--resume"))
-    assert start(stopped, small, *FOUR, "--resume").status == 0
-
-
 def test_a_checkpoint_that_is_no_file_or_larger_than_memory_is_not_read(stopped, small, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(files, "MAX_UNPACKED", 10_000)
@@ -437,36 +429,6 @@ def test_a_signal_stops_in_the_middle_of_an_epoch_with_what_is_done(small, tmp_p
     assert_same(tmp_path, whole)
 
 
-@pytest.mark.parametrize("epoch", [1, 2])
-def test_two_signals_while_a_checkpoint_is_written_tear_nothing_and_leave_the_host_alive(
-    small, tmp_path, whole, monkeypatch, epoch
-):
-    fsync = os.fsync
-
-    def twice(descriptor: int) -> None:
-        with contextlib.suppress(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    ended = start(tmp_path, small, *FOUR, callback=After(epoch, lambda: monkeypatch.setattr(os, "fsync", twice)))
-    monkeypatch.setattr(os, "fsync", fsync)
-    assert ended.status == 143
-    assert f"{epoch - 1} of 4 epochs are saved" in ended.out, "that one was not"
-    assert faults.left_behind(tmp_path)[1] == []
-    assert start(tmp_path, small, *FOUR, "--resume").status == 0
-    assert_same(tmp_path, whole)
-
-
-def test_an_interrupt_that_was_ignored_on_purpose_stays_ignored(small, tmp_path, whole):
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        assert start(tmp_path, small, *FOUR, callback=After(2, interrupt())).status == 0
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert_same(tmp_path, whole)
-
-
 # --- losses, disks, folders -------------------------------------------------------------------------------------------
 
 
@@ -482,14 +444,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(small, tmp_p
     saved = torch.load(checkpoint_of(tmp_path), weights_only=True)
     assert len(saved["history"]["test_loss"]) == 1
     assert all(value.isfinite().all() for value in saved["network"].values())
-
-
-@pytest.mark.parametrize(("option", "value"), [("--lr", "1e30"), ("--weight-decay", "1000")])
-def test_the_options_that_make_it_diverge_are_named(small, tmp_path, option, value):
-    error = refused(start(tmp_path, small, option, value, "--batch-size", "10"))
-    assert option in error
-    assert f"{float(value):g}" in error
-    assert not (tmp_path / "results" / f"{NAME}.json").exists()
 
 
 @pytest.mark.parametrize("number", range(1, 10))
@@ -619,20 +573,3 @@ def test_a_run_whose_streams_are_lost_is_saved(small, tmp_path, whole, kind):
     assert ended.text.startswith("error: standard output: cannot be written: No space") == (kind == "stdout full")
     assert start(tmp_path, small, *FOUR, "--resume").status == 0
     assert_same(tmp_path, whole)
-
-
-def test_the_program_itself_is_stopped_and_goes_on(small, tmp_path, whole):
-    """Through a shell, with a picture; everything else here runs inside of this process."""
-    argv = [sys.executable, str(ROOT / "main.py"), *command(tmp_path, small, *FOUR), "--resume"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        for line in process.stdout:
-            if line.startswith("epoch 1/4"):
-                process.send_signal(signal.SIGTERM)
-                break
-        out, err = process.communicate()
-    assert process.returncode in (0, 143)
-    assert "Traceback" not in err
-    assert "the same command with --resume goes on" in out or process.returncode == 0
-    assert start_line(argv[2:]).status == 0
-    assert faults.difference(history_of(tmp_path), history_of(whole)) is None

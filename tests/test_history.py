@@ -1,7 +1,6 @@
 """The record of a run: its name, its digest, what differs, what a callback may add, what is refused when it is read."""
 
 import io
-import json
 import math
 import os
 import zipfile
@@ -259,8 +258,3 @@ def test_the_committed_histories_are_read():
         runs = history.read_runs(Path(main.__file__).parent / folder)
         assert runs
         assert all(history.with_digest(run.history)["digest"] == run.history["digest"] for run in runs)
-
-
-def test_a_history_needs_no_torch():
-    assert json.dumps(a_history())
-    assert "import torch" not in Path(history.__file__).read_text()

@@ -2,75 +2,88 @@
 
 import copy
 import json
-import signal
-import threading
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from runs import NAME, After, cheap_picture, checkpoint_of, history_of, interrupt, refused, start
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR, SequentialLR
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
 import main
-import plot
 from dataset import MNIST
-from main import make_training, parse_arguments, run, train, train_and_test
-from model import MODELS, LeNet5
-from support.compute.fast_layers import PooledConv2d
-from support.data.images import write_tar
-from support.run.callback import Callback
-from support.run.history import read_runs
+from main import Settings, run
+from model import MODELS
+from support.data import write_tar
+from support.run import Callback, read_runs
+from support.terminal import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
-def _not_painted(monkeypatch) -> None:
-    """Figures are made, but not turned into pixels, which takes longer than training on a few images."""
-    monkeypatch.setattr(plot, "save", lambda figure, file, digest: None)
-
-
-def figures_of(folder: Path) -> set[str]:
-    """The names of the figures that `plot.py` draws of a folder's runs; those of one run each are drawn."""
-    names = set()
-    for name, digest, draw in plot.figures(read_runs(folder), []):
-        names.add(name.removesuffix(".png"))
-        if digest:
-            draw()
-    return names
-
-
-class Watcher(Callback):
-    """Keeps what it is shown; nothing is drawn."""
-
-    pictures = False
-
-    def __init__(self) -> None:
-        self.network, self.average = nn.Module(), nn.Module()
-
-    def on_epoch_end(self, network: nn.Module, average: nn.Module, train_set: MNIST) -> dict[str, float]:
-        self.network, self.average = network, average
-        return {}
+def _cheap_picture(monkeypatch):
+    cheap_picture(monkeypatch)
 
 
 @pytest.fixture
-def command(small, tmp_path):
-    """Function that makes a command line on the small data, whose files lie in the test's folder."""
-
-    def command(*options: str, data: Path = small) -> list[str]:
-        places = ["--output-dir", str(tmp_path / "results"), "--checkpoint-dir", str(tmp_path / "checkpoints")]
-        return ["--epochs", "2", "--batch-size", "30", "--device", "cpu", "--data-dir", str(data), *places, *options]
-
-    return command
+def settings(small, tmp_path):
+    """Settings of a run of two epochs, whose files lie in the test's folder."""
+    folders = {"output_dir": tmp_path / "results", "checkpoint_dir": tmp_path / "checkpoints"}
+    return partial(Settings, epochs=2, batch_size=30, device="cpu", data_dir=small, name=NAME, **folders)
 
 
-def accuracy_by_hand(network: nn.Module, dataset: MNIST) -> float:
-    images, labels = dataset[:]
+class Watcher(Callback):
+    """Keeps the networks that it is shown, and gives them back as they are at the end."""
+
+    pictures = False
+
+    def on_epoch_end(self, network: nn.Module, average: nn.Module, train_set: MNIST) -> None:
+        self.network, self.average = network, average
+
+
+def accuracy_by_hand(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     with torch.no_grad():
         return float((network.eval()(images).argmax(1) == labels).float().mean())
+
+
+# --- from Python ------------------------------------------------------------------------------------------------------
+
+
+def test_run_returns_the_history_that_it_keeps_and_the_same_call_goes_on(settings, tmp_path, capsys):
+    history = run(settings("mlp"))
+    assert history == history_of(tmp_path)
+    assert history["epochs"] == len(history["test_loss"]) == 2
+    assert run(settings("mlp", resume=True)) == history
+    assert capsys.readouterr().out.endswith(f"{NAME} is finished\n")
+    with pytest.raises(KeyboardInterrupt):
+        run(settings("mlp", name="other"), After(2, interrupt()))
+    assert "1 of 2 epochs are saved: the same command with --resume goes on" in capsys.readouterr().out
+    assert run(settings("mlp", name="other", resume=True))["test_loss"] == history["test_loss"]
+
+
+def test_a_validation_set_takes_the_place_of_the_test_set_which_is_not_opened(settings, small, tmp_path, capsys):
+    """And names are those of MNIST's training set where it is MNIST's."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.tar").write_bytes((small / "train.tar").read_bytes())
+    (tmp_path / "data" / "test.tar").write_bytes(b"nobody may look at this")
+    watcher = Watcher()
+    history = run(settings("lenet_bn", augment=True, validation=60, data_dir=tmp_path / "data", name=None), watcher)
+    held_out = MNIST(small / "train.tar").split(60)[1]
+    held_out.augment = False
+    out = capsys.readouterr().out
+    assert "150 training and 60 validation images" in out
+    assert "validation loss" in out
+    assert "test " not in out.replace("test.tar", "")
+    assert (history["validation"], history["train_images"], history["test_images"]) == (60, 150, 60)
+    assert history["test_sha256"] == held_out.sha256()
+    assert history["name"] == "lenet_bn-data_augment_epochs2_batch30_validation60"
+    assert history["test_accuracy"][-1] == pytest.approx(accuracy_by_hand(watcher.average, *held_out[:]))
+    with pytest.raises(UserError, match="--validation 210: expected less than the 210 training images"):
+        run(settings("mlp", validation=210))
 
 
 # --- a network of one's own -------------------------------------------------------------------------------------------
@@ -93,128 +106,108 @@ class Centred(nn.Module):
         return self.layer(x - self.mean)
 
 
-def test_a_network_with_buffers_is_tested_with_what_they_became(command, small, monkeypatch) -> None:
+def test_a_network_with_buffers_is_tested_saved_and_resumed_with_what_they_became(small, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(MODELS, "centred", Centred)
-    watcher = Watcher()
-    record = run(parse_arguments(command("--model", "centred", "--epochs", "8")), watcher)
+    options, watcher = ["--model", "centred", "--epochs", "8", "--batch-size", "30"], Watcher()
+    start(tmp_path, small, *options, callback=watcher)
+    record = history_of(tmp_path)
     assert torch.equal(watcher.average.mean, watcher.network.mean)
     assert float(watcher.average.mean.mean()) < 0.1, "not the 9 that it began with"
     assert int(watcher.network.batches) == 8 * 7
-    assert record["test_accuracy"][-1] == pytest.approx(accuracy_by_hand(watcher.average, MNIST(small / "test.tar")))
     assert record["test_accuracy"][-1] > 0.5
+    test_set = MNIST(small / "test.tar")
+    assert record["test_accuracy"][-1] == pytest.approx(accuracy_by_hand(watcher.average, *test_set[:]))
+    more = [*options, "--name", "parts"]
+    assert start(tmp_path, small, *more, callback=After(5, interrupt())).status == 130
+    assert start(tmp_path, small, *more, "--resume").status == 0
+    assert history_of(tmp_path, "parts")["test_loss"] == record["test_loss"]
+    weights = str(tmp_path / "checkpoints" / "parts.weights.pt")
+    ended = start(tmp_path, small, "--test-only", "--weights", weights)
+    assert f"test accuracy {record['test_accuracy'][-1]:.2%}" in ended.out
 
 
-def test_weights_of_such_a_network_are_saved_resumed_and_tested(command, tmp_path, monkeypatch, capsys) -> None:
-    class FirstEpoch(Watcher):
-        def on_epoch_end(self, network, average, train_set):
-            signal.raise_signal(signal.SIGINT)
-            return {}
+class OddC1(nn.Module):
+    """Its C1 is whatever it is given; lazy layers, dropout and batch normalization follow."""
 
-    monkeypatch.setitem(MODELS, "centred", Centred)
-    options = ["--model", "centred", "--name", "mine"]
-    with pytest.raises(SystemExit):
-        main.main(command(*options), FirstEpoch())
-    main.main(command(*options, "--resume"), Watcher())
-    resumed = json.loads((tmp_path / "results" / "mine.json").read_text())
-    whole = run(parse_arguments(command("--model", "centred", "--name", "whole")), Watcher())
-    assert resumed["test_loss"] == whole["test_loss"]
-    capsys.readouterr()
-    main.main(command("--test-only", "--weights", str(tmp_path / "checkpoints" / "mine.weights.pt")))
-    assert f"test accuracy {whole['test_accuracy'][-1]:.2%}" in capsys.readouterr().out
-
-
-class Linear(nn.Module):
-    """Its C1 is not a convolution."""
-
-    def __init__(self) -> None:
+    def __init__(self, c1: nn.Module, channels: int = 1) -> None:
         super().__init__()
-        self.c1, self.f7 = nn.Linear(1024, 16), nn.Linear(16, 10)
+        self.c1, self.channels = c1, channels
+        self.rest = nn.Sequential(nn.LazyBatchNorm2d(), nn.ReLU(), nn.Dropout(0.3), nn.Flatten(), nn.LazyLinear(10))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.f7(F.relu(self.c1(images.flatten(1))))
+        x = images.expand(-1, self.channels, -1, -1).to(next(self.c1.parameters()).dtype)
+        return self.rest(self.c1(x).float())
 
 
-class ThreeChannels(nn.Module):
-    """Its C1 sees three maps, and its S2 is no pooling."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.c1, self.s2, self.f7 = nn.Conv2d(3, 4, 3, stride=2), nn.Dropout(0.1), nn.LazyLinear(10)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.f7(self.s2(F.relu(self.c1(images.expand(-1, 3, -1, -1)))).flatten(1))
+ODD = {
+    "linear": lambda: OddC1(nn.Linear(32, 4)),
+    "three channels": lambda: OddC1(nn.Conv2d(3, 4, 3, stride=2), 3),
+    "not square": lambda: OddC1(nn.Conv2d(1, 3, (7, 3), bias=False)),
+    "large and double": lambda: OddC1(nn.Conv2d(1, 1100, 32).double()),
+}
 
 
-class NotSquare(nn.Module):
-    """Its C1 is not square and has no bias."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.c1, self.f7 = nn.Conv2d(1, 3, (7, 3), bias=False), nn.Linear(3, 10)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.f7(self.c1(images).amax((2, 3)))
-
-
-class LargeAndDouble(nn.Module):
-    """Its C1 is larger than what is drawn, and it computes in double precision."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.c1, self.f7 = nn.Conv2d(1, 1100, 32).double(), nn.Linear(1100, 10).double()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.f7(self.c1(images.double()).flatten(1))
-
-
-@pytest.mark.parametrize("kind", [Linear, ThreeChannels, NotSquare, LargeAndDouble])
-def test_a_layer_that_happens_to_be_called_c1(command, tmp_path, monkeypatch, kind) -> None:
-    monkeypatch.setitem(MODELS, "own", kind)
-    run(parse_arguments(command("--model", "own", "--epochs", "1")))
-    drawn = figures_of(tmp_path / "results")
-    assert {"own-small_epochs1_batch30", "own-small_epochs1_batch30_confusion", "comparison"} <= drawn
-
-
-class LazyWithDropout(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            *(nn.LazyConv2d(4, 5, stride=3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten()),
-            *(nn.Dropout(0.5), nn.LazyLinear(10)),
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)
-
-
-def test_lazy_layers_and_dropout(command, small, monkeypatch) -> None:
-    monkeypatch.setitem(MODELS, "lazy", LazyWithDropout)
-    watcher, test_set = Watcher(), MNIST(small / "test.tar")
-    record = run(parse_arguments(command("--model", "lazy", "--epochs", "5")), watcher)
-    assert record["parameters"] == 4 * 26 + 2 * 4 + 10 * (4 * 10 * 10 + 1)
-    assert record["test_accuracy"][-1] > 0.5
-    assert main.test(watcher.average, test_set) == main.test(watcher.average, test_set), "dropout is off"
-    assert record["test_accuracy"][-1] == pytest.approx(accuracy_by_hand(watcher.average, test_set))
-
-
-class Wider(LeNet5):
-    """A subclass: what it does with C1 and S2 is its own."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        maps = self.c1(images)
-        assert maps.shape[1:] == (6, 28, 28)
-        x = F.relu(self.s4(self.c3(F.relu(self.s2(maps)))))
-        return self.f7(F.relu(self.f6(F.relu(self.c5(x).flatten(1)))))
-
-
-def test_a_subclass_of_lenet_keeps_its_plain_layers(command, monkeypatch) -> None:
-    monkeypatch.setitem(MODELS, "wider", Wider)
+@pytest.mark.parametrize("kind", ODD)
+def test_a_layer_that_happens_to_be_called_c1_and_lazy_layers(settings, small, tmp_path, monkeypatch, kind) -> None:
+    monkeypatch.setitem(MODELS, "own", ODD[kind])
     watcher = Watcher()
-    run(parse_arguments(command("--model", "wider", "--epochs", "1")), watcher)
-    assert type(watcher.network.c1) is type(watcher.average.c1) is nn.Conv2d
-    assert type(watcher.network.s2) is nn.MaxPool2d
-    run(parse_arguments(command("--model", "lenet", "--epochs", "1")), watcher)
-    assert type(watcher.network.c1) is type(watcher.average.c1) is PooledConv2d
+    watcher.pictures = True
+    history, test_set = run(settings("own"), watcher), MNIST(small / "test.tar")
+    assert history["parameters"] == main.count_parameters(watcher.network)
+    assert main.test(watcher.average, test_set) == main.test(watcher.average, test_set), "dropout is off"
+    ((_, _, arrays),) = read_runs(tmp_path / "results")
+    assert ("c1" in arrays) == False  # noqa: E712 - nobody draws these
+    assert len(arrays["predictions"]) == 70
+
+
+def test_two_networks_of_one_name_are_two_runs(settings, monkeypatch) -> None:
+    monkeypatch.setitem(MODELS, "mine", lambda: nn.Sequential(nn.Flatten(), nn.Linear(1024, 10)))
+    run(settings("mine"))
+    run(settings("mine"))
+    monkeypatch.setitem(MODELS, "mine", lambda: nn.Sequential(nn.Flatten(), nn.Linear(1024, 9), nn.Linear(9, 10)))
+    for resume in (False, True):
+        with pytest.raises(UserError, match=r"is of another run: .*network_sha256"):
+            run(settings("mine", resume=resume))
+
+
+@pytest.mark.parametrize("name", ["my/net", "resnet 18", "comparison", "a.weights", ".net", "x" * 120])
+def test_a_network_whose_name_cannot_be_a_files_is_refused(settings, monkeypatch, name) -> None:
+    monkeypatch.setitem(MODELS, name, Centred)
+    with pytest.raises(UserError, match="no name for a run's files"):
+        settings(name, name=None)
+
+
+class Auxiliary(nn.Sequential):
+    """Gives something else in training mode, as networks with auxiliary classifiers do."""
+
+    def forward(self, images: Tensor):
+        logits = super().forward(images)
+        return (logits, logits) if self.training else logits
+
+
+def test_a_network_without_logits_in_both_modes_is_refused_before_it_trains(settings, tmp_path, monkeypatch) -> None:
+    layers = nn.Flatten(), nn.Linear(1024, 10)
+    for own in (lambda: Auxiliary(*layers), lambda: nn.Sequential(nn.Flatten(), nn.Linear(1024, 12))):
+        monkeypatch.setitem(MODELS, "mine", own)
+        with pytest.raises(UserError, match="expected logits"):
+            run(settings("mine"))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("model", ["mlp", "lenet_bn", "mine"])
+def test_letters_are_26_classes_and_a_network_need_not_know_of_them(sample, tmp_path, monkeypatch, model) -> None:
+    """Digits that pose as the 26 letters."""
+    monkeypatch.setitem(MODELS, "mine", lambda: nn.Sequential(nn.Flatten(), nn.Linear(1024, 26)))
+    for split, count in (("train", 260), ("test", 52)):
+        digits = MNIST(sample / f"{split}.tar")
+        write_tar(tmp_path / f"{split}.tar", split, digits.images[:count], torch.arange(count) % 26)
+    assert start(tmp_path, tmp_path, "--model", model, "--augment").status == 0
+    assert history_of(tmp_path)["classes"] == 26
+    weights = tmp_path / "checkpoints" / f"{NAME}.weights.pt"
+    assert 26 in [len(value) for value in torch.load(weights, weights_only=True)["network"].values() if value.ndim]
+    assert start(tmp_path, tmp_path, "--test-only", "--weights", str(weights)).status == 0
+    monkeypatch.setitem(MODELS, "ten", lambda: nn.Sequential(nn.Flatten(), nn.Linear(1024, 10)))
+    assert "(2, 26)" in refused(start(tmp_path, tmp_path, "--model", "ten"))
 
 
 # --- a loop of one's own ----------------------------------------------------------------------------------------------
@@ -222,7 +215,6 @@ def test_a_subclass_of_lenet_keeps_its_plain_layers(command, monkeypatch) -> Non
 STEPS = 6 * 7  # of the schedules below: six epochs of 210 images in batches of 30
 SCHEDULES = {
     "one cycle": partial(OneCycleLR, max_lr=0.01, total_steps=STEPS),
-    "cosine": partial(CosineAnnealingLR, T_max=STEPS),
     "warm-up, then cosine": lambda optimizer: SequentialLR(
         optimizer, [LambdaLR(optimizer, lambda step: (step + 1) / 7), CosineAnnealingLR(optimizer, STEPS)], [7]
     ),
@@ -238,165 +230,122 @@ def test_another_optimizer_another_schedule_and_an_ordinary_data_loader(small, s
     optimizer = torch.optim.AdamW(network.parameters(), 0.005)
     scheduler: LRScheduler = schedule(optimizer)
     batches = DataLoader(train_set, 30, shuffle=True)
-    figures = [train(network, average, batches, optimizer, scheduler) for _ in range(6)]
+    metrics = [main.train(network, average, batches, optimizer, scheduler) for _ in range(6)]
     assert scheduler.last_epoch == STEPS
-    assert optimizer.param_groups[0]["lr"] < 0.001, "it was stepped to its end"
-    assert figures[-1][0] < figures[0][0]
+    assert metrics[-1][0] < metrics[0][0]
+    assert main.test(average, test_set)[1] == pytest.approx(accuracy_by_hand(average, *test_set[:]))
     assert main.test(average, test_set)[1] > 0.5
-    assert main.test(average, test_set)[1] == pytest.approx(accuracy_by_hand(average, test_set))
 
 
-def test_a_plain_list_of_batches(small) -> None:
+def test_train_and_test_take_the_same(small) -> None:
     torch.manual_seed(0)
-    images, labels = MNIST(small / "train.tar")[:]
-    batches = list(zip(images.split(64), labels.split(64), strict=True))
+    data = MNIST(small / "train.tar")
+    images, labels = data[:]
     network = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
-    before, average = copy.deepcopy(network), copy.deepcopy(network)
-    optimizer = torch.optim.SGD(network.parameters(), 0.0)
-    loss, accuracy = train(network, average, batches, optimizer, LambdaLR(optimizer, lambda step: 1.0))
-    expected = F.cross_entropy(before(images), labels).item()  # a learning rate of 0 moves nothing
-    assert loss == pytest.approx(expected, rel=1e-5)
-    assert accuracy == pytest.approx(accuracy_by_hand(before, MNIST(small / "train.tar")))
-    assert (loss, accuracy) == pytest.approx(main.test(average, MNIST(small / "train.tar")), rel=1e-5)
-
-
-def test_a_validation_split(small, command) -> None:
-    """The recipe on all but the last 60 training images, tested on those."""
-    arguments = parse_arguments(command("--model", "lenet", "--augment"))
-    train_set, validation_set = MNIST(small / "train.tar").split(60)
-    torch.manual_seed(0)
-    training = make_training(arguments, MODELS["lenet"](), train_set, validation_set)
-    assert len(training.batches) == 5
-    figures = [train_and_test(training, epoch, arguments) for epoch in (1, 2)][-1]
-    assert figures["test_accuracy"] == pytest.approx(accuracy_by_hand(training.average, validation_set))
-    assert (figures["test_loss"], figures["test_accuracy"]) == main.test(training.average, validation_set)
-    assert validation_set.augment is False
+    optimizer = torch.optim.SGD(network.parameters(), 0.0)  # moves nothing
+    batches = list(zip(images.split(64), labels.split(64), strict=True))
+    expected = F.cross_entropy(network(images), labels).item(), accuracy_by_hand(network, images, labels)
+    loader, some = DataLoader(data, 50), range(3, 90)
+    for kind in (batches, iter(batches), loader, data, TensorDataset(images, labels), Subset(data, range(210))):
+        assert main.test(network, kind) == pytest.approx(expected, rel=1e-5)
+    for kind in (batches, loader):
+        found = main.train(network, copy.deepcopy(network), kind, optimizer, LambdaLR(optimizer, lambda step: 1.0))
+        assert found == pytest.approx(expected, rel=1e-5)
+    part = main.test(network, Subset(data, some))
+    assert part[1] == pytest.approx(accuracy_by_hand(network, images[3:90], labels[3:90]))
+    assert main.test(network, ConcatDataset([data, data])) == pytest.approx(expected, rel=1e-5)
 
 
 # --- a run that is watched --------------------------------------------------------------------------------------------
 
 
-def test_early_stopping(command, tmp_path) -> None:
+def test_early_stopping(settings, tmp_path) -> None:
     class Patience(Callback):
-        """Ends the run after an epoch without a lower loss on images held out."""
-
-        def __init__(self) -> None:
-            self.losses: list[float] = []
+        best = 9.0
 
         def on_epoch_end(self, network: nn.Module, average: nn.Module, train_set: MNIST) -> dict[str, float]:
-            _, held_out = train_set.split(60)
-            self.losses.append(main.test(average, held_out)[0] if len(self.losses) < 3 else 9.0)
-            self.stop = self.losses[-1] > min(self.losses)
-            return {"held_out_loss": self.losses[-1]}
+            loss = main.test(average, train_set)[0]
+            self.stop, self.best = loss > self.best or self.best < 2.3, min(loss, self.best)
+            return {"train_set_loss": loss}
 
-    patience = Patience()
-    record = run(parse_arguments(command("--model", "mlp", "--epochs", "9")), patience)
-    done = len(patience.losses)
-    assert 2 <= done <= 4
+    record = run(settings("mlp", epochs=9), patience := Patience())
+    done = len(record["test_loss"])
+    assert 1 <= done <= 4
     assert record["epochs"] == 9
-    assert record["held_out_loss"] == patience.losses
-    assert len(record["test_loss"]) == len(record["seconds"]) == done
-    (name,) = (path.stem for path in (tmp_path / "results").glob("*.json"))
-    assert json.loads((tmp_path / "results" / f"{name}.json").read_text()).items() >= record.items()
-    axes = plot.draw_run(record).axes[0]
-    assert max(line.get_xdata()[-1] for line in axes.lines if len(line.get_xdata()) == done) == done
-    assert (tmp_path / "results" / f"{name}.png").exists()
-    assert name in figures_of(tmp_path / "results")
+    assert min(record["train_set_loss"]) == patience.best
+    assert len(record["train_set_loss"]) == done
+    assert json.loads((tmp_path / "results" / f"{NAME}.json").read_text()) == record
+    assert torch.load(checkpoint_of(tmp_path), weights_only=True)["finished"]
+    assert run(settings("mlp", epochs=9, resume=True)) == record, "it is a finished one"
 
 
-def test_what_an_observer_measures_is_kept_and_changes_nothing(command) -> None:
-    class Norms(Watcher):
+def test_what_a_callback_measures_is_kept_and_changes_nothing(settings) -> None:
+    class Norms(Callback):
         def on_train_begin(self, network, average, train_set):
             return {"initial_loss": main.test(network, train_set)[0]}
 
         def on_epoch_end(self, network, average, train_set):
-            return {"loss_of_the_newest_weights": main.test(network, train_set)[0]}
+            assert train_set.augment is False
+            return {"loss_of_the_newest_weights": torch.tensor(main.test(network, train_set)[0])}
 
         def on_train_end(self, average, test_set):
             return {"last": main.test(average, test_set)[0]}
 
-    plain = run(parse_arguments(command("--model", "lenet_bn", "--augment", "--name", "plain")), Watcher())
-    watched = run(parse_arguments(command("--model", "lenet_bn", "--augment", "--name", "watched")), Norms())
+    plain = run(settings("lenet_bn", augment=True, name="plain"))
+    watched = run(settings("lenet_bn", augment=True, name="watched"), Norms())
     assert watched["initial_loss"] == pytest.approx(2.3, abs=0.2)
     assert len(watched["loss_of_the_newest_weights"]) == 2
     assert watched["last"] == watched["test_loss"][-1] == plain["test_loss"][-1]
     assert watched["train_loss"] == plain["train_loss"]
 
 
-def test_the_command_from_a_thread(command, tmp_path) -> None:
-    """As in a notebook's or a server's: Python allows signal handlers in the main thread only."""
-    failures = []
+class Measures(Callback):
+    measures = ("depth",)
 
-    def work() -> None:
-        try:
-            main.main(command("--model", "mlp"), Watcher())
-        except BaseException as error:
-            failures.append(error)
-
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join(60)
-    assert not failures
-    assert not thread.is_alive()
-    assert (tmp_path / "results" / "mlp-small_epochs2_batch30.json").exists()
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    def on_epoch_end(self, *_: object) -> dict[str, float]:
+        return {"depth": 1.0}
 
 
-@pytest.mark.parametrize("times", [1, 2, 3])
-def test_ctrl_c_ends_the_run_and_not_its_host(command, times) -> None:
-    class Impatient(Watcher):
+class Undeclared(Measures):
+    measures = ()
+
+
+@pytest.mark.parametrize("begun", [Callback, Measures, Undeclared])
+@pytest.mark.parametrize("gone_on_with", [Callback, Measures, Undeclared])
+def test_what_is_measured_is_part_of_what_makes_two_runs_the_same(settings, tmp_path, begun, gone_on_with) -> None:
+    """A run of a study that is finished by main.py, or the other way round, has lists of one length or is refused."""
+
+    class Stops(begun):
         def on_epoch_end(self, network, average, train_set):
-            for _ in range(times):
-                signal.raise_signal(signal.SIGINT)
-            return {}
+            if list((tmp_path / "checkpoints").glob(f"{NAME}.pt")):
+                raise KeyboardInterrupt
+            return super().on_epoch_end(network, average, train_set)
 
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(SystemExit) as leave:
-        main.main(command("--model", "mlp"), Impatient())
-    assert leave.value.code == 130
-    assert signal.getsignal(signal.SIGINT) is before
-    main.main(command("--model", "mlp", "--restart"), Watcher())  # the next run is not stopped by what came before
-
-
-# --- letters ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def letters(sample, tmp_path) -> Path:
-    """Digits that pose as the 26 letters, in a folder of that name."""
-    (tmp_path / "letters").mkdir()
-    for split, count in (("train", 260), ("test", 52)):
-        digits = MNIST(sample / f"{split}.tar")
-        write_tar(tmp_path / "letters" / f"{split}.tar", split, digits.images[:count], torch.arange(count) % 26)
-    return tmp_path / "letters"
+    with pytest.raises(KeyboardInterrupt):
+        run(settings("mlp"), Stops())
+    before = checkpoint_of(tmp_path).read_bytes()
+    if (begun is Callback) == (gone_on_with is Callback):
+        assert len(run(settings("mlp", resume=True), gone_on_with())["test_loss"]) == 2
+    else:
+        with pytest.raises(UserError, match="of another run"):
+            run(settings("mlp", resume=True), gone_on_with())
+        assert checkpoint_of(tmp_path).read_bytes() == before
+    assert len(read_runs(Path(tmp_path, "results"))) == ((begun is Callback) == (gone_on_with is Callback))
 
 
-@pytest.mark.parametrize("model", ["mlp", "lenet_bn"])
-def test_letters_are_26_classes(command, letters, tmp_path, model) -> None:
-    options = command("--model", model, "--augment", "--classes", "26", data=letters)
-    main.main(options)
-    name = f"{model}-letters_augment_epochs2_batch30_classes26"
-    record = json.loads((tmp_path / "results" / f"{name}.json").read_text())
-    assert record["classes"] == 26
-    weights = tmp_path / "checkpoints" / f"{name}.weights.pt"
-    assert torch.load(weights, weights_only=True)["network"]["f4.bias" if model == "mlp" else "f7.bias"].shape == (26,)
-    assert name in figures_of(tmp_path / "results")
-    main.main(command("--test-only", "--weights", str(weights), data=letters))
+@pytest.mark.parametrize("method", ["on_train_begin", "on_epoch_end", "on_train_end"])
+@pytest.mark.parametrize("name", ["train_loss", "lr"])
+def test_a_measurement_that_takes_the_name_of_the_runs_own_is_an_error_at_once(
+    settings, tmp_path, method, name
+) -> None:
+    callback = Callback()
+    setattr(callback, method, lambda *_: {name: 5.0})
+    with pytest.raises(UserError, match=f"measured {name}, which the history holds"):
+        run(settings("mlp", epochs=1), callback)
+    assert (tmp_path / "checkpoints" / f"{NAME}.pt").exists() == (method == "on_train_end")
+    assert run(settings("mlp", epochs=1, resume=True))["lr"] == 0.05
 
 
-@pytest.mark.parametrize("classes", ["10", "25"])
-def test_a_label_beyond_the_classes_is_refused(command, letters, classes, capsys) -> None:
-    with pytest.raises(SystemExit) as leave:
-        main.main(command("--model", "lenet", "--classes", classes, data=letters))
-    assert leave.value.code == 2
-    assert f"a label from 0 to {int(classes) - 1}" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("outputs", [9, 12])
-def test_a_network_with_another_number_of_logits_is_refused_before_it_trains(command, outputs, monkeypatch, capsys):
-    monkeypatch.setitem(MODELS, "mine", lambda: nn.Sequential(nn.Flatten(), nn.Linear(1024, outputs)))
-    with pytest.raises(SystemExit) as leave:
-        main.main(command("--model", "mine"))
-    assert leave.value.code == 2
-    assert f"gives (2, {outputs}) for 2 images; expected logits (2, 10)" in capsys.readouterr().err
+def test_a_callback_that_ended_one_run_does_not_end_the_next(settings) -> None:
+    run(settings("mlp", name="first"), callback := After(1, lambda: setattr(callback, "stop", True)))
+    assert len(run(settings("mlp", name="second"), callback)["test_loss"]) == 2

@@ -1,367 +1,255 @@
-"""The study's report: its numbers against runs made by hand, its sentences against what the numbers carry."""
+"""The study's numbers against runs made by hand, the figures drawn from them, and every number of the page about it."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from test_axes import assert_clean
 
+import dataset
+import main
+import study
+from support.files import replace
 from support.run.history import with_digest, write_arrays, write_history
-from support.study import figures, report, results
-from support.study.results import AUGMENTED, BOTH, MLP, NORMALIZED, PLAIN
-from support.study.statistics import Estimate
+from support.study import differences, document, drawings, figures, read_study, results, statistics, tables
+from support.study.results import AUGMENTED, BOTH, CONFIGURATIONS, NORMALIZED, PLAIN
 from support.terminal import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
+FOLDER = Path(study.__file__).parent / "result_plot"
 IMAGES, EPOCHS = 1000, 4
-LAYERS = ("c1", "c3", "c5", "f6", "f7")
-ACCURACIES = {  # of the last epoch, of seed 0; each seed adds its own noise
-    ("lenet", False): 0.90,
-    ("lenet", True): 0.94,
-    ("lenet_bn", False): 0.90,
-    ("lenet_bn", True): 0.94,
-    ("mlp", False): 0.80,
-    ("mlp", True): 0.85,
-}
+LAYERS = ("c1", "c3", "f7")
+ACCURACIES = dict(zip(CONFIGURATIONS, (0.90, 0.94, 0.90, 0.94, 0.80, 0.85), strict=True))  # of the last epoch
 
 
 def make_run(key, seed, accuracy, **changes):
     """History and arrays of a run whose last test accuracy is that, to an image."""
     model, augment = key
     wrong = round((1 - accuracy) * IMAGES)
-    rise = [1 - (1 + EPOCHS - epoch) * wrong / IMAGES for epoch in range(1, EPOCHS + 1)]
-    history = {
-        "name": f"{model}{'_augment' * augment}_seed{seed}",
-        **{"model": model, "data": "MNIST", "augment": augment, "epochs": EPOCHS, "batch_size": 128, "lr": 0.05},
-        **{"weight_decay": 5e-4, "classes": 10, "seed": seed, "momentum": 0.9, "warmup_steps": 150, "decay": 0.2},
-        **({"rotation": 20, "translation": 0.1} if augment else {}),
-        **{
-            "parameters": 61_706,
-            "train_images": 6000,
-            "test_images": IMAGES,
-            "train_sha256": "7a",
-            "test_sha256": "c3",
-        },
-        **{"device": "cpu", "torch_version": "2.14.1"},
-        "train_loss": [0.4, 0.3, 0.2, 0.1],
-        "train_accuracy": [0.5, 0.6, 0.7, 0.95],
-        "test_loss": [4 * wrong / IMAGES] * (EPOCHS - 1) + [wrong / IMAGES],
-        "test_accuracy": rise,
-        **{"seconds": [1.0] * EPOCHS, "learning_rate": [0.05] * EPOCHS},
-        **{"threads": [1] * EPOCHS, "processes": [1] * EPOCHS},
-        "clean_train_accuracy": [0.9, 0.92, 0.94, 0.97],
-        **({"augmented_train_accuracy": [0.8, 0.82, 0.84, 0.96]} if augment else {}),
-    }
+    told = {"model": model, "augment": augment, "seed": seed, "epochs": EPOCHS, "batch_size": 128, "lr": 0.05}
+    told |= {"weight_decay": 5e-4, "validation": 0, "classes": 10, "momentum": 0.9, "parameters": 61_706}
+    told |= {"data": "MNIST", "train_images": 6000, "test_images": IMAGES, "train_sha256": "7a", "test_sha256": "c3"}
+    history = {"name": f"{model}{'_augment' * augment}_seed{seed}", "device": "cpu", **told}
+    history |= {"rotation": 20, "augmented_train_accuracy": [0.8, 0.82, 0.84, 0.96]} if augment else {}
+    history |= {"clean_train_accuracy": [0.9, 0.92, 0.94, 0.97], "train_accuracy": [0.5, 0.6, 0.7, 0.95]}
+    history |= {"train_loss": [0.4, 0.3, 0.35, 0.1], "test_loss": [4 * wrong / IMAGES] * 3 + [wrong / IMAGES]}
+    history |= {"test_accuracy": [1 - (EPOCHS - epoch) * wrong / IMAGES for epoch in range(EPOCHS)]}
+    history |= dict.fromkeys(("seconds", "learning_rate", "threads", "processes"), [1] * EPOCHS)
     scale = 4.0 if model == "lenet_bn" else 1.0
-    for layer in LAYERS if model != "mlp" else ():
+    for layer in LAYERS:
         history |= {f"initial_gradient_norm_{layer}": scale * (1 + 0.01 * seed), f"initial_weight_norm_{layer}": 2.0}
-        history |= {f"gradient_norm_{layer}": [1 / scale * (1 + 0.01 * seed)] * EPOCHS}
+        history |= {f"gradient_norm_{layer}": [(1 + 0.01 * seed) / scale] * EPOCHS}
         history |= {f"weight_norm_{layer}": [3.0] * EPOCHS}
-    for place, move in enumerate(results.MOVES):
-        history[f"accuracy_{move}"] = accuracy - 0.01 * (place + 1) * (3 if model == "mlp" else 1)
-    history = with_digest({**history, **changes})
+    history |= {f"accuracy_{move}": accuracy - 0.01 * number for number, move in enumerate(results.MOVES)}
+    history = with_digest(history | changes)
     labels = (np.arange(IMAGES) % 10).astype(np.uint8)
-    predictions = labels.copy()
-    predictions[:wrong] = (labels[:wrong] + 1) % 10
-    loss = np.where(predictions == labels, 0, 1).astype(np.float16)
+    predictions = np.where(np.arange(IMAGES) < wrong, (labels + 1) % 10, labels).astype(np.uint8)
+    log_probability = np.where(predictions == labels, 0, -1).astype(np.float16)
     arrays = {"labels": labels, "predictions": predictions, "confidence": np.ones(IMAGES, np.float32)}
-    return history, arrays | {"log_probability": -loss}
+    return history, arrays | {"log_probability": log_probability}
 
 
 def write(folder, history, arrays):
     folder.mkdir(exist_ok=True)
-    with open(folder / f"{history['name']}.json", "wb") as file:
-        write_history(history, file)
-    if arrays:
-        with open(folder / f"{history['name']}.npz", "wb") as file:
-            write_arrays(arrays, history, file)
+    replace(folder / f"{history['name']}.json", lambda file: write_history(history, file))
+    replace(folder / f"{history['name']}.npz", lambda file: write_arrays(arrays, history, file))
 
 
-def write_study(folder, accuracies=ACCURACIES, seeds=3, arrays=True):
-    for key, accuracy in accuracies.items():
-        for seed in range(seeds):
-            noise = 0.001 * ((seed + sum(map(ord, key[0])) + key[1]) % 3)
-            history, whole = make_run(key, seed, accuracy + noise)
-            write(folder, history, whole if arrays else {})
+def write_study(folder, seeds=(0, 1, 2)):
+    for key, accuracy in ACCURACIES.items():
+        for seed in seeds:
+            write(folder, *make_run(key, seed, accuracy + 0.001 * ((seed + len(key[0]) + key[1]) % 3)))
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics.bootstrap_means, "__defaults__", (200,))
+        yield
 
 
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory):
-    return results.read_study(write_study(tmp_path_factory.mktemp("result_plot") / "study"))
+    return read_study(write_study(tmp_path_factory.mktemp("result_plot") / "study"))
 
 
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch):
-    """These tests are not about them."""
-    real = results.statistics.bootstrap_means
-    monkeypatch.setattr(results.statistics, "bootstrap_means", lambda figures: real(figures, 200))
-
-
-# --- the numbers ------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def drawn(groups):
+    return drawings(groups, differences(groups))
 
 
 def test_a_difference_is_the_mean_of_its_pairs(groups):
-    found = {(one.comparison.name, one.metric): one for one in results.differences(groups)}
+    found = {(one.name, one.metric): one for one in differences(groups)}
     assert len(found) == 16
     plain, both = (results.last(groups[key], "accuracy") for key in (PLAIN, BOTH))
-    assert found["both - plain", "accuracy"].paired.value == pytest.approx((both - plain).mean())
+    assert found["both", "accuracy"].paired.value == pytest.approx((both - plain).mean())
     augmented, normalized = (results.last(groups[key], "loss") for key in (AUGMENTED, NORMALIZED))
     interaction = results.last(groups[BOTH], "loss") - augmented - normalized + results.last(groups[PLAIN], "loss")
     assert found["interaction", "loss"].paired.value == pytest.approx(interaction.mean(), abs=1e-12)
-    assert found["both - plain", "accuracy"].welch.value == pytest.approx((both - plain).mean())
+    for one in found.values():
+        assert one.resampled[0] <= one.paired.value <= one.resampled[1]
+    p_values = [one.paired.p for one in found.values()]
+    assert [one.holm for one in found.values()] == pytest.approx(statistics.holm(p_values))
 
 
-def test_the_bootstrap_of_images_gives_an_interval_around_the_difference(groups):
-    for one in results.differences(groups):
-        assert one.images[0] <= one.paired.value <= one.images[1]
-
-
-def test_pairs_have_one_seed(tmp_path):
-    """Seed 0 is there once only; 1 and 2 are 0.02 and 0.04 better."""
-    for key, seeds in ((PLAIN, (0, 1, 2)), (NORMALIZED, (1, 2, 3))):
-        for seed in seeds:
-            write(tmp_path, *make_run(key, seed, 0.9 + (0.02 * seed if key == NORMALIZED else 0)))
-    found = next(one for one in results.differences(results.read_study(tmp_path)) if one.metric == "accuracy")
-    assert found.seeds == 2
-    assert found.paired.value == pytest.approx(0.03)
-    assert found.welch.value == pytest.approx(0.04)  # of all seeds
-
-
-def test_p_values_are_adjusted_over_the_whole_family(groups):
-    found = results.differences(groups)
-    assert [one.holm for one in found] == pytest.approx(results.statistics.holm([one.paired.p for one in found]))
-
-
-def test_epochs_to_a_level_count_from_1_and_may_be_none(groups):
-    run = groups[PLAIN][0]
-    history = {**run.history, "test_accuracy": [0.5, 0.99, 0.98, 0.995]}
-    assert results.epochs_to([run._replace(history=history)], 0.99) == [2]
-    assert results.epochs_to([run._replace(history=history)], 0.999) == [np.inf]
-    assert report.reached(np.array([2, np.inf])) == "1 of 2 runs"
-    assert report.reached(np.array([2.0, 4.0])) == "3.0 ± 1.4"
+def test_only_seeds_that_all_configurations_have_are_compared(tmp_path):
+    write_study(tmp_path, seeds=(1, 3))
+    write(tmp_path, *make_run(PLAIN, 0, 0.5))
+    assert {run.history["seed"] for group in read_study(tmp_path).values() for run in group} == {1, 3}
 
 
 def test_the_steps_from_train_to_test_accuracy_add_up(groups):
-    for key, group in results.decomposed(groups).items():
+    for key, group in groups.items():
         parts = results.decomposition(group)
-        assert np.allclose(parts["total"], parts["weights"] + parts["images"] + parts["digits"])
+        assert np.allclose(parts["gap"], parts["weights"] + parts["augmentation"] + parts["digits"])
         assert np.allclose(parts["weights"][:, 0], 0.8 - 0.5 if key[1] else 0.9 - 0.5)
-        assert np.allclose(parts["images"][:, 0], 0.9 - 0.8 if key[1] else 0)
+        assert np.allclose(parts["augmentation"][:, 0], 0.9 - 0.8 if key[1] else 0)
 
 
-def test_the_ratio_of_gradients_is_that_of_batch_normalization_to_without(groups):
-    before, after = (
-        [results.scaled_gradients(groups[key], "c3")[:, epoch] for key in (PLAIN, NORMALIZED)] for epoch in (0, -1)
-    )
-    assert results.ratio(before[1], before[0]).value == pytest.approx(4)
-    assert results.ratio(after[1], after[0]).value == pytest.approx(1 / 4)
-    assert np.allclose(before[0], 2.0 * np.array([1, 1.01, 1.02]))  # |g| of 1 times |W| of 2
-
-
-def test_confusions_are_counted_by_label_and_prediction(groups):
-    counts = results.confusions(groups[PLAIN])
-    wrong = np.mean([round(1000 * (1 - run.history["test_accuracy"][-1])) for run in groups[PLAIN]])
-    assert counts.sum() == pytest.approx(wrong)
-    assert counts[3, 4] > 0
-    assert counts[4, 3] == counts[3, 3] == 0
-
-
-# --- one study --------------------------------------------------------------------------------------------------------
+def test_gradients_are_compared_before_the_first_epoch_and_after_each(groups):
+    ratios = results.gradient_ratio(groups, "c3")
+    assert np.allclose(ratios, [4, 1 / 4, 1 / 4, 1 / 4, 1 / 4])
+    assert np.allclose(results.gradients(groups[PLAIN], "c3")[:, 0], 2.0 * np.array([1, 1.01, 1.02]))  # |g| 1, |W| 2
+    assert np.allclose(results.first_to_last(groups[PLAIN]), 1)
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"lr": 0.1}, "lr"), ({"test_sha256": "d4"}, "test_sha256"), ({"momentum": 0.5}, "momentum"), ({"new": 1}, "new")],
-)
-def test_runs_of_another_recipe_are_refused(tmp_path, changes, said):
-    write(tmp_path, *make_run(PLAIN, 0, 0.9, **({"new": 2} if "new" in changes else {})))
-    write(tmp_path, *make_run(NORMALIZED, 0, 0.9, **changes))
-    with pytest.raises(UserError, match=f"{said} is .*, but .* in .*; a study has one recipe"):
-        results.read_study(tmp_path)
-
-
-def test_another_augmentation_is_another_recipe_but_none_is_not(tmp_path):
-    write(tmp_path, *make_run(PLAIN, 0, 0.9))
-    write(tmp_path, *make_run(AUGMENTED, 0, 0.9))
-    assert set(results.read_study(tmp_path)) == {PLAIN, AUGMENTED}
-    write(tmp_path, *make_run(BOTH, 0, 0.9, rotation=45))
-    with pytest.raises(UserError, match="rotation is 45"):
-        results.read_study(tmp_path)
-
-
-def test_a_seed_that_is_there_twice_is_refused(tmp_path):
-    write(tmp_path, *make_run(PLAIN, 0, 0.9))
-    write(tmp_path, *make_run(PLAIN, 0, 0.9, name="lenet_again"))
-    with pytest.raises(UserError, match="twice"):
-        results.read_study(tmp_path)
-
-
-def test_a_folder_without_runs_says_how_to_train_them(tmp_path):
-    with pytest.raises(UserError, match=r"python study\.py"):
-        results.read_study(tmp_path)
-
-
-# --- the sentences ----------------------------------------------------------------------------------------------------
-
-
-def difference(value, low, high, holm, equivalence, images, metric="accuracy"):
-    estimate = Estimate(value, low, high, holm)
-    return results.Difference(results.COMPARISONS[1], metric, 10, estimate, estimate, images, holm, equivalence)
-
-
-SHOWN = difference(0.001, 0.0005, 0.0015, 0.01, 0.9, (0.0002, 0.0018))
-THESE_IMAGES = difference(0.001, 0.0005, 0.0015, 0.01, 0.9, (-0.0002, 0.0022))
-OPEN = difference(0.0003, -0.0002, 0.0008, 0.3, 0.4, (-0.0005, 0.0011))
-ALONE = difference(0.0005, 0.0001, 0.0009, 0.12, 0.5, (-0.0001, 0.0011))
-EQUAL = difference(0.0001, -0.0002, 0.0004, 0.9, 0.01, (-0.0005, 0.0007))
-
-
-@pytest.mark.parametrize(
-    ("one", "carried", "not_carried"),
     [
-        (
-            SHOWN,
-            ("a difference is shown for new seeds", "and for new digits", "excludes 0"),
-            ("no difference", "equiv"),
-        ),
-        (THESE_IMAGES, ("a difference is shown", "but not for new digits", "holds 0"), ("and for new digits",)),
-        (OPEN, ("no difference is shown", "and neither is equivalence"), ("a difference is shown", "alone excludes 0")),
-        (ALONE, ("no difference is shown", "its interval taken alone excludes 0"), ("a difference is shown",)),
-        (EQUAL, ("no difference is shown", "and equivalence within 0.05 points is"), ("neither",)),
+        ({"lr": 0.1}, "lr is 0.1, but 0.05 in lenet_seed0.json"),
+        ({"rotation": 45}, "rotation is 45, but 20"),
+        ({"test_sha256": "d4"}, "test_sha256 is d4, but c3"),
     ],
 )
-def test_a_sentence_says_what_its_interval_carries(one, carried, not_carried):
-    sentence = report.verdict(one, [one])
-    assert sentence.startswith(f"Batch normalization alone: {100 * one.paired.value:+.3f} [")
-    assert all(words in sentence for words in carried)
-    assert not [words for words in not_carried if words in sentence]
+def test_a_run_that_is_not_of_the_study_is_named(tmp_path, changes, said):
+    write(tmp_path, *make_run(PLAIN, 0, 0.9))
+    write(tmp_path, *make_run(AUGMENTED, 0, 0.9))
+    write(tmp_path, *make_run(AUGMENTED, 1, 0.9, **changes))
+    with pytest.raises(UserError, match=rf"\.json: {re.escape(said)}.*\nmove away what is not of this study"):
+        read_study(tmp_path)
 
 
-def test_a_small_but_sure_difference_is_called_both(groups):
-    sentence = report.verdict(difference(0.0002, 0.0001, 0.0003, 0.01, 0.01, (0.0001, 0.0003)), [])
-    assert "a difference is shown" in sentence
-    assert "shown to be smaller than 0.05 points" in sentence
+def test_a_run_of_main_py_and_one_that_is_there_twice_are_named(tmp_path):
+    history, arrays = make_run(PLAIN, 0, 0.9)
+    write(tmp_path, {**history, "name": "again"}, arrays)
+    write(tmp_path, history, arrays)
+    with pytest.raises(UserError, match=r"lenet_seed0\.json: its configuration and seed are there twice"):
+        read_study(tmp_path)
+    write(tmp_path, {name: value for name, value in history.items() if name != "clean_train_accuracy"}, arrays)
+    with pytest.raises(UserError, match=r"lenet_seed0\.json: .* study\.py did not train it from its first epoch"):
+        read_study(tmp_path)
 
 
-def test_titles_name_only_what_is_shown():
-    title = figures.forest_title([SHOWN, THESE_IMAGES, OPEN, ALONE, EQUAL])
-    assert title == "A difference in accuracy is shown for 2 of 5 comparisons; for new digits as well for 1: bn - plain"
-    assert figures.forest_title([OPEN]) == "A difference in accuracy is shown for 0 of 1 comparisons"
+def test_too_few_seeds_say_how_to_train_more(tmp_path):
+    with pytest.raises(UserError, match=r"found 0 runs, with 0 seeds .* python study\.py"):
+        read_study(tmp_path)
+    with pytest.raises(UserError, match="found 6 runs, with 1 seeds"):
+        read_study(write_study(tmp_path, seeds=(0,)))
 
 
-def test_a_ratio_counts_layers_whose_interval_leaves_1_out():
-    ratios = [Estimate(3, 2, 4, 0), Estimate(0.5, 0.4, 0.6, 0), Estimate(1.1, 0.9, 1.3, 0.4)]
-    sentence = report.ratio_sentence("50", ratios)
-    assert sentence == "after epoch 50 0.5 to 3 (larger in 1, smaller in 1, not told apart in 1 of 3 layers)"
+def test_no_rounding_hides_on_which_side_a_bound_lies():
+    assert [tables.rounded(value, 2) for value in (-0.001, 0.00004, -0.016)] == ["-0.001", "+0.00004", "-0.02"]
+    assert [tables.rounded(value, 2) for value in (0.0, -1e-17)] == ["+0.00", "+0.00"]
+    assert [tables.rounded(value, 2, "-", 1) for value in (0.9999, 1.004, 1.0)] == ["0.9999", "1.004", "1.00"]
 
 
-# --- the document -----------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_the_committed_tables_are_those_of_the_committed_runs(monkeypatch):
+    monkeypatch.setattr(statistics.bootstrap_means, "__defaults__", (statistics.RESAMPLES,))
+    groups = read_study(FOLDER / "study")
+    assert document(groups, differences(groups)) == (FOLDER / "tables.md").read_text()
 
 
-def report_of(folder, capsys):
-    assert report.report(folder) == 0
-    return capsys.readouterr().out
-
-
-def test_the_document_is_whole_and_its_figures_are_there(tmp_path, capsys):
-    (tmp_path / "result_plot").mkdir()
-    folder = write_study(tmp_path / "result_plot" / "study")
-    document = report_of(folder, capsys)
-    assert document.startswith("# ")
-    headings = re.findall("^## (.*)$", document, re.MULTILINE)
-    assert headings[:3] == ["Accuracy and loss", "Differences", "The same test images"]
-    assert {"What the studies before gave", "What does not follow"} < set(headings)
-    names = re.findall(r"\]\((\w+\.png)\)", document)
-    assert names == ["study.png", "differences.png", "train_test.png", "gradients.png", "moved.png"]
-    assert sorted(names) == sorted(path.name for path in folder.parent.glob("*.png"))
-    assert "nan" not in document
-    for table in re.findall(r"(?:^\|.*\n)+", document, re.MULTILINE):  # as many cells in every row
-        assert len({line.count("|") for line in table.splitlines()}) == 1
-
-
-def test_the_table_holds_mean_and_deviation(groups):
-    row = next(line for line in report.accuracy_section(groups)[1].splitlines() if line.startswith("| `lenet` "))
+def test_the_tables_hold_what_was_measured(groups):
+    found = parse(document(groups, differences(groups)))
     values = 100 * results.last(groups[PLAIN], "accuracy")
-    assert f"{values.mean():.2f} ± {values.std(ddof=1):.2f} %" in row
+    assert found["Accuracy and loss"]["LeNet-5"]["accuracy, %"] == f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
+    assert found["Test above train"]["LeNet-5"]["train loss falls"] == "2 of 3"
+    assert found["Test above train"]["LeNet-5"]["last, as it runs"] == "0 of 3"
+    assert found["Gradients with batch normalization"]["F7, 4"]["‖g‖·‖W‖"] == "0.25 [0.25, 0.25]"
 
 
-@pytest.mark.parametrize(
-    ("keys", "seeds"), [([PLAIN], 1), ([MLP, NORMALIZED], 1), ([PLAIN, BOTH], 2), (list(ACCURACIES), 1)]
-)
-def test_a_study_that_is_not_complete_has_a_report(tmp_path, capsys, keys, seeds):
-    folder = tmp_path / "study"
-    document = report_of(write_study(folder, {key: ACCURACIES[key] for key in keys}, seeds), capsys)
-    assert "nan" not in document
-    assert ("## Differences" in document) == (seeds > 1 and len(keys) > 1)
+def parse(text):
+    """Cells of Markdown by the heading of their table, their row and their column."""
+    found = {}
+    for section in text.split("\n## ")[1:]:
+        rows = [line[2:-2].split(" | ") for line in section.splitlines() if line.startswith("| ")]
+        assert {len(row) for row in rows} == {len(rows[0])}
+        cells = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[2:]}
+        found[section.partition("\n")[0]] = cells
+    return found
 
 
-def test_without_arrays_nothing_is_said_of_images(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(report, "figures", lambda groups, found: {})  # their time
-    document = report_of(write_study(tmp_path / "study", arrays=False, seeds=2), capsys)
-    assert "## The same test images" not in document
-    assert "for new digits [" not in document
+NUMBER = r"[+-]?\d+(?:,\d{3})*(?:\.\d+)?"
+NO_NUMBERS = r"`[^`]*`|\]\([^)]*\)|LeNet-5|\b[CFS]\d\b|95 % CI|1998|assignment 1|Observation \d"
+LECUN = {"plain": {"error, %": "0.95"}, "distorted": {"error, %": "0.8"}}  # LeCun et al. 1998, section III.B
 
 
-def test_a_report_needs_no_data_and_trains_nothing(tmp_path):
-    folder = write_study(tmp_path / "study", {PLAIN: 0.9}, 1)
-    program = f"import sys; sys.argv = ['study.py', '--report', '--output-dir', {str(folder)!r}]; import study; "
-    program += "study.main.run = study.main.MNIST = study.main.find_data = None; assert study.command() == 0"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}  # and no data in the current folder
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, env=environment, timeout=120)
+def test_every_number_of_the_page_is_the_one_of_its_row_and_column():
+    """A comment behind a passage names the cells that its numbers come from, in their order.
+
+    A cell is TABLE | ROW | COLUMN; what is left out is that of the cell before. Of a cell with an interval the first
+    number may stand alone. A number may have fewer digits than its cell, but not hide a sign.
+    """
+    known = parse((FOLDER / "tables.md").read_text()) | {"LeCun 1998": LECUN}
+    constants = (
+        f"{study.SEEDS} seeds|{main.Settings.epochs} epochs|±{100 * results.MARGIN:g} points|p < {statistics.ALPHA:g}|"
+    )
+    constants += f"{28 * dataset.TRANSLATION:g} pixels|{dataset.ROTATION} degrees|"
+    constants += f"about {100 * (1 - np.sqrt(1 - 1 / study.SEEDS)):.0f} % of the seeds' part"
+    text = re.sub(r"^\d\. ", "", (FOLDER / "README.md").read_text(), flags=re.MULTILINE)
+    parts = re.split(r"<!-- (.*?) -->", " ".join(text.split()))
+    passages = [re.findall(NUMBER, re.sub(rf"{NO_NUMBERS}|{constants}", "", part)) for part in parts[::2]]
+    assert passages.pop() == []  # behind the last comment
+    for waiting, comment in zip(passages, parts[1::2], strict=True):
+        cell: list[str] = []
+        for words in comment.split("; "):
+            found = words.split(" | ")
+            cell = [*cell[: 3 - len(found)], *found]
+            table, row, column = cell
+            numbers = re.findall(NUMBER, known[table][row][column])
+            assert waiting, cell
+            assert is_rounded(waiting.pop(0), numbers.pop(0)), cell
+            while waiting and numbers:
+                if is_rounded(waiting[0], numbers.pop(0)):
+                    waiting.pop(0)
+        assert waiting == [], comment
 
 
-def test_a_figure_that_cannot_be_drawn_costs_that_figure_only(tmp_path, capsys, monkeypatch):
-    def fail(groups):
-        raise RuntimeError("no room")
-
-    monkeypatch.setattr(figures, "draw_study", fail)
-    folder = write_study(tmp_path / "study", {PLAIN: 0.9, MLP: 0.8}, 2)
-    assert report.report(folder) == 1
-    said = capsys.readouterr()
-    assert "study.png: cannot be drawn: RuntimeError: no room" in said.err
-    assert "(study.png)" not in said.out
-    assert "(differences.png)" in said.out
+def is_rounded(number, exact):
+    """Whether a number of the page is that of its cell; without a sign, whether its size is."""
+    signed, digits = number[0] in "+-", len(number.partition(".")[2])
+    value = float(exact.replace(",", "")) if signed else abs(float(exact.replace(",", "")))
+    return f"{value:{'+' * signed}.{digits}f}" == number.replace(",", "") and (value == 0 or re.search("[1-9]", number))
 
 
-# --- the figures ------------------------------------------------------------------------------------------------------
+def test_the_page_is_short_and_shows_every_figure_of_the_study(drawn):
+    text = (FOLDER / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    shown = set(re.findall(r"!\[[^]]+\]\((\w+\.png)\)", text))
+    assert drawn.keys() <= shown
+    assert [name for name in shown if not (FOLDER / name).exists()] == []
 
 
-@pytest.mark.parametrize("name", ["study", "differences", "train_test", "gradients", "moved"])
-def test_no_text_of_a_figure_lies_on_another(groups, name):
-    assert_clean(figures.figures(groups, results.differences(groups))[name]())
+def test_no_text_of_a_figure_lies_on_another(drawn):
+    for figure in drawn.values():
+        assert_clean(figure)
 
 
-def test_dots_of_equal_values_do_not_overprint():
-    offsets = figures.spread_dots(np.array([1.0, 1.0, 1.0, 5.0]), 0.5)
-    assert len(set(offsets[:3])) == 3
-    assert offsets[3] == 0
+def test_the_forest_shows_the_interval_and_each_seed_of_each_difference(groups, drawn):
+    found, axes = differences(groups), drawn["differences.png"].axes[0]
+    segments = [segment for bars in axes.containers[1::2] for segment in bars[2][0].get_segments() if len(segment)]
+    assert len([one for one in found if one.metric == "accuracy" and "MLP" not in one.name]) == 6
+    for one in found[:6]:
+        ends = [100 * one.paired.low, 100 * one.paired.high]
+        assert any(sorted(segment[:, 0]) == pytest.approx(ends) for segment in segments)
+        assert any(
+            line.get_xdata() == pytest.approx(100 * one.values) for line in axes.lines if len(line.get_xdata()) == 3
+        )
 
 
-def test_every_seed_is_a_dot_at_its_value(groups):
-    axes = figures.draw_study(groups).axes[0]
-    dots = sorted(value for line in axes.lines if line.get_marker() in ("o", "s") for value in line.get_ydata())
-    values = [
-        100 * value for key in (PLAIN, AUGMENTED, NORMALIZED, BOTH) for value in results.last(groups[key], "accuracy")
-    ]
-    assert dots == pytest.approx(sorted(values))
-
-
-def test_the_forest_shows_the_interval_of_each_difference(groups):
-    found = results.differences(groups)
-    axes = figures.draw_differences(found).axes[0]
-    small = [one for one in found if one.metric == "accuracy"][:6]
-    segments = [segment for bars in axes.containers for segment in bars[2][0].get_segments() if len(segment)]
-    drawn = [sorted(segment[:, 0]) for segment in segments]
-    for one in small:
-        assert any(ends == pytest.approx([100 * one.paired.low, 100 * one.paired.high]) for ends in drawn)
-
-
-def test_gradients_begin_before_the_first_epoch(groups):
-    lines = figures.draw_gradients(groups).axes[0].lines
-    assert [list(line.get_xdata()) for line in lines] == [[0, 1, 2, 3, 4]] * 2
-    assert lines[1].get_ydata()[0] == pytest.approx(8 * (1 * 1.01 * 1.02) ** (1 / 3))  # with it: |g| of 4, |W| of 2
+def test_a_title_says_larger_or_smaller_only_where_all_are():
+    assert figures.times([15.1, 20.4]) == "15 to 20 times larger"
+    assert figures.times([0.49, 0.23]) == "2 to 4 times smaller"
+    assert figures.times([0.6, 1.3]) == "0.6 to 1.3 times as large"

@@ -5,6 +5,7 @@ With a single process every function here does nothing, or the plain thing. It k
 
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ def device_name(device: torch.device) -> str:
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the group that torchrun started, if it did; at the end wait for the others and leave it.
 
-    Raises SystemExit where another process is gone; the first two say so, since one of them may be the one.
+    Where a process was killed, the first two say that --resume goes on, since one of them may be the one.
     """
     if not dist.is_torchelastic_launched():  # not RANK: a scheduler may set it for a process that is alone
         yield
@@ -67,13 +68,15 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
         dist.barrier()  # nobody leaves while the main process still writes
-    except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
-            raise
-        if rank() < 2:
-            message = "error: another process of this run has ended; the same command with --resume goes on"
+    except (RuntimeError, KeyboardInterrupt) as error:
+        lost = isinstance(error, dist.DistError) or "gloo" in str(error)
+        ended = not is_main() and error.args == (signal.SIGTERM,)  # by torchrun; the main process says so itself
+        if (lost or ended) and rank() < 2:
+            message = "error: the processes of this run have ended; the same command with --resume goes on"
             print(message, file=sys.stderr)
-        raise SystemExit(1) from None
+        if lost:
+            raise SystemExit(1) from None
+        raise
     finally:
         dist.destroy_process_group()
 
@@ -88,10 +91,9 @@ def use_batch_scheduling() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep freed memory for the next step, not give it back to the system and ask for it anew.
+    """Have glibc keep freed memory for the next step, which would else fault it in anew, page by page.
 
-    The first epoch would otherwise take a third longer: every step would fault its memory in, page by page. glibc's
-    limits rise to the largest block freed so far, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD).
+    Its limit rises to the largest block freed so far, up to 32 MiB: mallopt(3), M_MMAP_THRESHOLD.
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)
 

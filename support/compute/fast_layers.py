@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from support.compute.operations import operations
+from support.compute.layer_table import operations
 
 with torch.device("meta"):  # where no values are drawn
     PLAIN = {"c1": nn.Conv2d(1, 6, 5), "s2": nn.MaxPool2d(2), "c3": nn.Conv2d(6, 16, 5), "c5": nn.Conv2d(16, 120, 5)}
@@ -43,8 +43,8 @@ def _is_lenet(network: nn.Module) -> bool:
     if not all(_is_like(getattr(network, name, None), plain) for name, plain in PLAIN.items()):
         return False
     calls = operations(network)
-    pooled = {user for call in calls if call.target == "c1" for user in call.users}
-    return bool(pooled) and pooled == {call for call in calls if call.target == "s2"}
+    users = {user for call in calls if call.target == "0.c1" for user in call.users}
+    return bool(users) and users == {call for call in calls if call.target == "0.s2"}
 
 
 def _is_like(layer: object, plain: nn.Module) -> bool:
@@ -109,7 +109,6 @@ class _ThinConvolution(torch.autograd.Function):
         return F.conv2d(images, weight, bias)
 
     @staticmethod
-    @torch.autocast("cpu", enabled=False)  # who calls `backward` under it would else get this gradient in bfloat16
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         images, weight = context.saved_tensors
         kernels = F.pad(weight, (1, 1)).unfold(3, 6, 1).flip(2, 4)  # (16, 6, 5, 2, 6), turned around

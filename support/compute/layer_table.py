@@ -1,4 +1,4 @@
-"""What a network does with an image, tried on a copy of it: the table of its layers, and whether it gives logits.
+"""What a network does with an image, found out on a copy of it: its layers, whether it gives logits, what it calls.
 
 `shape` is that of an image as the data set gives it: (1, 32, 32).
 """
@@ -6,7 +6,7 @@
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from support.terminal import UserError
 
@@ -55,6 +55,17 @@ def check_logits(network: nn.Module, shape: tuple[int, ...], classes: int) -> No
         probabilities[mode] = bool((logits >= 0).all() and torch.allclose(logits.sum(1), logits.new_ones(2)))
     if probabilities["evaluation"] and not probabilities["training"]:
         raise UserError("the network gives probabilities in evaluation mode only; expected logits, without softmax")
+
+
+def operations(network: nn.Module) -> list[fx.Node]:
+    """What nn.Sequential(network) calls in training and in evaluation mode; nothing where torch.fx cannot follow it."""
+    nodes: list[fx.Node] = []
+    for training in (True, False):
+        try:
+            nodes += fx.Tracer().trace(nn.Sequential(copy.deepcopy(network)).train(training)).nodes
+        except Exception:  # whatever the code of `forward` raises when it gets no tensors, as in `if x.sum() > 0`
+            return []
+    return [node for node in nodes if node.op not in ("placeholder", "output")]
 
 
 @torch.no_grad()

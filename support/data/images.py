@@ -1,14 +1,10 @@
-"""Images and labels as they lie on disk -> uint8 arrays, checked, and bounded in time and memory by counts.
+"""Images and labels as they lie on disk -> uint8 arrays: a tar of PNGs, a folder of them, or IDX files.
 
-Reads a tar of PNGs, a folder of them, or IDX files; nothing is ever extracted. Knows nothing of torch, nor of where
-the data lie.
+Nothing is extracted, and what is read is bounded by counts, whatever a file claims. Knows nothing of torch.
 """
 
 import io
-import itertools
-import os
 import re
-import stat
 import tarfile
 from array import array
 from collections.abc import Iterator
@@ -18,421 +14,218 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from support.data import idx, png
-from support.data.container import PICTURES, START, Container, DataError, quote, reason, shorten, what_is
-from support.files import open_regular
-from support.terminal import printable
+from support.data import png
+from support.data.find import MAX_BYTES, data_errors, unpacked, what_is
+from support.data.png import SIZE
 
-SIZE = png.SIZE
-
-# What is read at most, whatever a file says; more is an error, and bombs end here. Beside them stand MAX_BYTES,
-# MAX_STREAMS and MAX_DICTIONARY of container.py and MAX_CHUNKS of png.py.
 MAX_IMAGES = 1_000_000  # some sixteen times MNIST, 784 MB in memory
-MAX_CLASSES = 256  # IDX keeps a label in a byte
-MAX_MEMBER = 1024 * 1024  # bytes; a 28x28 PNG takes under 1,000, the rest is room for metadata and bookkeeping
-MAX_OTHERS = 100_000  # headers, folders and files that are no image ...
-OTHERS_PER_IMAGE = 4  # ... and as many more for each image: macOS writes three
+MAX_LABEL = 255  # IDX keeps a label in a byte
+MAX_MEMBER = 2**20  # bytes of a file, or of a header about one; a 28x28 PNG takes under 1,000
+MAX_OTHERS = 100_000  # folders and files that are no image, and 4 more for each image: macOS writes three
+MAX_CHARACTERS = 2**26  # of all paths: 64 an image
 MAX_RECORDS = 100  # of a pax header: a file has some ten
-MAX_NAME = 512  # characters of a member's path
-MAX_DEPTH = 32  # folders inside folders
+UNFILTERED = 2**20  # bytes of lines at a time: what they need then stays in the processor's cache
 
-UNFILTERED = 1024  # images at a time: what they need then stays in the processor's cache
-
-_NAME = re.compile(r"([0-9]{1,18})_([0-9]{1,3})\.png", re.IGNORECASE)  # 18 digits: what fits into int64
-_NUMBER = re.compile(r"([0-9]{1,18})\.png", re.IGNORECASE)
-_LABEL = re.compile(r"[0-9]{1,3}")  # the name of a folder of images of one label
-_BOOKKEEPING = re.compile(
-    r"\._.*|(?!.*\.png$)(\..*|thumbs\.db|desktop\.ini|(readme|licen[cs]e)(\..*)?)", re.IGNORECASE | re.DOTALL
+_NAME = re.compile(r"(?:([0-9]{1,18})_([0-9]{1,3})|([0-9]{1,18})|.*)\.png", re.IGNORECASE | re.DOTALL)
+_FOLDER = re.compile(r"(?:.*/)?([0-9]{1,3})/[^/]*", re.DOTALL)  # whose name is the label of its images
+_NO_IMAGE = re.compile(  # hidden, in a hidden folder, or what systems and people put beside images
+    r"(?is)(.*/)?(\._[^/]*|\.(?!\.?/)[^/]*/.*|(\.[^/]*|thumbs\.db|desktop\.ini|(readme|licen[cs]e)(\.[^/]*)?)(?<!\.png))"
 )
-_REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+_FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _FOLDERS = (tarfile.DIRTYPE, b"D", b"V")  # b"D": with a list of its files, by tar -g; b"V": the label of tar -V
-_DESCRIBES_NEXT = (
-    tarfile.XHDTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
-_PAX_RECORD = re.compile(rb"([0-9]{1,9}) ([^=\n]{1,100})=")
-_EXPECTED = "expected a tar archive, plain or in gzip, bzip2 or xz"
+_PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE)
+_ABOUT_NEXT = (*_PAX, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
 
-def read_images(path: str | Path, classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (N, 28, 28) and labels int64 (N,), 0 to classes - 1, in the order of their numbers.
+def read_images(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 (N, 28, 28) and labels int64 (N,), 0 to 255, in the order of their numbers. Raises DataError.
 
-    path: a tar archive (plain, gzip, bzip2 or xz, whatever its name) or a folder of PNGs, named `{number}_{label}.png`
-    or lying in a folder named for their label; or an IDX file of images, beside the one of its labels. PNGs in a folder
-    of their label are ordered by number where each has one of its own, else by path.
-
-    Raises DataError if anything about the data is wrong; ValueError if classes is not 1 to MAX_CLASSES.
+    path: a tar (plain, gzip or bzip2, whatever its name) or a folder of PNGs, named `{number}_{label}.png` or lying in
+    a folder of their label; or an IDX file of images, beside the one of its labels. PNGs in folders of their label are
+    ordered by number where each has one of its own, else by path.
     """
-    if not 1 <= classes <= MAX_CLASSES:
-        raise ValueError(f"classes is {classes}; expected 1 to {MAX_CLASSES}")
     path = Path(path)
-    if _is_idx(path):
-        images, few = idx.read_idx(path, SIZE, MAX_IMAGES)
-        if few.max() >= classes:
-            raise DataError(f"{printable(path)}: has the label {few.max()}; expected {_labels(classes)}")
-        return images, few.astype(np.int64)
-    return _read_pngs(path, classes)
-
-
-def suspicious(images: np.ndarray) -> list[str]:
-    """What makes it doubtful that images uint8 (N, 28, 28) are like MNIST's, each in a line: mostly none."""
-    found = []
-    rim = np.concatenate([images[:, [0, -1]].reshape(-1), images[:, :, [0, -1]].reshape(-1)])
-    if images.max() <= 1:
-        found.append(f"its brightest pixel is {images.max()}, not 255: multiply the images by 255")
-    elif rim.mean() > 127:
-        found.append("its images are dark on light, where MNIST is light on dark: subtract them from 255")
-    return found
+    with data_errors(path):
+        if path.is_dir():
+            return _read_pngs(_folder(path))
+        with unpacked(path) as content:
+            kind = what_is(content.peek(512)) or "a tar"  # an old one, which has no mark
+            if kind == "an IDX file":
+                return _read_idx(path)
+            if not kind.startswith("a tar"):
+                raise ValueError(f"is {kind}; expected a tar of PNGs, a folder of them, or an IDX file")
+            return _read_pngs(_archive(content))
 
 
 def write_tar(path: str | Path, split: str, images: Any, labels: Any) -> None:
-    """Write uint8 (N, 28, 28) and integers (N,), 0 to 255, as a tar of PNGs, on disk before it returns.
+    """Write uint8 (N, 28, 28) and integers (N,), 0 to 255, as a tar of PNGs named `{split}/{number:05d}_{label}.png`.
 
-    images, labels: numpy arrays, or what numpy makes arrays of, as tensors. The layout is the one that `read_images`
-    reads: `{split}/{number:05d}_{label}.png`. Raises TypeError and ValueError on other arrays, OSError.
-
-    The same on every machine: the headers carry no time and no owner. The pixels are stored, not compressed, because
-    each version of zlib compresses in its own way.
+    images, labels: numpy arrays, or what numpy makes arrays of, as tensors. Makes the tar's folder. Raises ValueError
+    on other arrays, OSError. The same on every machine: the headers carry no time and no owner, and the pixels are
+    stored, not compressed, because each version of zlib compresses in its own way.
     """
-    images, labels = _checked(images, labels)
-    with open(path, "wb") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-            folder = tarfile.TarInfo(f"{split}/")
-            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
-            archive.addfile(folder)
-            for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-                data = io.BytesIO()
-                Image.fromarray(image).save(data, "png", compress_level=0)
-                member = tarfile.TarInfo(f"{split}/{number:05d}_{label}.png")
-                member.size = data.tell()
-                data.seek(0)
-                archive.addfile(member, data)
-                archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-        file.flush()
-        os.fsync(file.fileno())
+    images, labels = np.ascontiguousarray(images), np.asarray(labels)
+    fits = images.dtype == np.uint8 and labels.size and labels.ndim == 1 and images.shape == (labels.size, SIZE, SIZE)
+    if not fits or labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > MAX_LABEL:
+        found = f"{images.dtype} {images.shape}, and labels {labels.dtype} {labels.shape} up to {labels.max(initial=0)}"
+        raise ValueError(f"images are {found}; expected uint8 (N, {SIZE}, {SIZE}), and integers (N,) 0 to {MAX_LABEL}")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        folder = tarfile.TarInfo(f"{split}/")
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+        archive.addfile(folder)
+        for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+            data = io.BytesIO()
+            Image.fromarray(image).save(data, "png", compress_level=0)
+            member = tarfile.TarInfo(f"{split}/{number:05d}_{label}.png")
+            member.size = data.tell()
+            data.seek(0)
+            archive.addfile(member, data)
+            archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
 
 
-def _checked(images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Arrays that can be written. Raises TypeError, ValueError."""
-    images, labels = np.asarray(images), np.asarray(labels)
-    if images.dtype != np.uint8:
-        raise TypeError(f"images are {images.dtype}; expected uint8, 0 to 255")
-    if images.ndim != 3 or images.shape[1:] != (SIZE, SIZE):
-        raise ValueError(f"images have the shape {images.shape}; expected (N, {SIZE}, {SIZE})")
-    if labels.dtype.kind not in "iu":
-        raise TypeError(f"labels are {labels.dtype}; expected integers")
-    if labels.shape != images.shape[:1]:
-        raise ValueError(f"labels have the shape {labels.shape}; expected {images.shape[:1]}, one for each image")
-    if not 1 <= len(images) <= MAX_IMAGES:
-        raise ValueError(f"{len(images):,} images; expected 1 to {MAX_IMAGES:,}")
-    if labels.min() < 0 or labels.max() >= MAX_CLASSES:
-        raise ValueError(f"labels run from {labels.min()} to {labels.max()}; expected 0 to {MAX_CLASSES - 1} at most")
-    return np.ascontiguousarray(images), labels
-
-
-# --- images and labels of PNGs ----------------------------------------------------------------------------------------
-
-
-def _read_pngs(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """As `read_images`, of an archive or folder of PNGs."""
-    pixels, lines, numbers, labels = bytearray(), bytearray(), array("q"), bytearray()
-    by_folder = 0
-    for name, data in _members(path):
-        try:
-            number, label, from_folder = _number_and_label(name, classes)
-        except ValueError as error:
-            found = what_is(data[:START])
-            if found in (None, "a PNG", "a text"):
-                raise DataError(f"{printable(path)}: {quote(name)} {error}") from None
-            raise DataError(_not_a_png(path, name, found)) from None
-        if len(numbers) == MAX_IMAGES:
-            raise DataError(f"{printable(path)}: holds over {MAX_IMAGES:,} images, more than are read")
-        try:
-            lines += png.scanlines(data)
-        except png.PNGError as error:
-            raise DataError(_png_message(path, name, data, error)) from None
-        numbers.append(-1 if number is None else number)
-        labels.append(label)
-        by_folder += from_folder
-        if len(numbers) % UNFILTERED == 0:
-            pixels += png.unfilter(lines)
-            lines.clear()
-    if not numbers:
-        raise DataError(f"{printable(path)}: holds no images; expected PNGs named {{number}}_{{label}}.png, not hidden")
-    pixels += png.unfilter(lines)
-    images = np.frombuffer(pixels, np.uint8).reshape(-1, SIZE, SIZE)
-    targets = np.frombuffer(labels, np.uint8).astype(np.int64)
-    order = np.frombuffer(numbers, np.int64)
-    if order[0] >= 0 and (np.diff(order) > 0).all():
-        return images, targets
-    positions = order.argsort(kind="stable")
-    order = order[positions]
-    if order[0] < 0 or (np.diff(order) == 0).any():
-        positions = _positions_by_path(path, np.frombuffer(numbers, np.int64), by_folder)
-    return images[positions], targets[positions]
-
-
-def _number_and_label(name: str, classes: int) -> tuple[int | None, int, bool]:
-    """What a path says: `train/00000_5.png` is image 0, a five; so is `5/00000.png`, where the folder says the label.
-
-    Returns number (None if there is none), label, and whether only the folder says the label. Raises ValueError.
-    """
-    folder, _, file = name.rpartition("/")
-    folder = folder.rpartition("/")[2]
-    label_of_folder = int(folder) if _LABEL.fullmatch(folder) else None
-    found = _NAME.fullmatch(file)
-    if found and label_of_folder not in (None, int(found[2])):
-        raise ValueError(f"is labelled {int(found[2])} by its name and {label_of_folder} by its folder")
-    label = int(found[2]) if found else label_of_folder
-    expected = f"{{number}}_{{label}}.png, with {_labels(classes)}"
-    if label is None or not file.lower().endswith(".png"):
-        raise ValueError(f"is not named {expected}, nor lies in a folder of its label")
-    if label >= classes:
-        raise ValueError(f"is not named {expected}, but has label {label}")
-    found = found or _NUMBER.fullmatch(file)
-    return int(found[1]) if found else None, label, label_of_folder is not None
-
-
-def _labels(classes: int) -> str:
-    return f"a label from 0 to {classes - 1}"
-
-
-def _positions_by_path(path: Path, numbers: np.ndarray, by_folder: int) -> np.ndarray:
-    """The order of images that lie in folders of their label, by path. Raises DataError if others are among them."""
-    names = [name for name, _ in _members(path)]
-    order = sorted(range(len(names)), key=names.__getitem__)
-    if len(names) != len(numbers):
-        raise DataError(f"{printable(path)}: changed while it was read")
-    if by_folder < len(names):
-        values, counts = np.unique(numbers[numbers >= 0], return_counts=True)
-        number = values[counts > 1][0] if (counts > 1).any() else -1
-        same = [quote(name) for name, other in zip(names, numbers, strict=True) if other == number][:2]
-        found = " and ".join(same) + (" have the same number" if number >= 0 else " have no number")
-        raise DataError(f"{printable(path)}: {found}; expected a number of its own for each image")
-    for one, other in itertools.pairwise(order):
-        if names[one] == names[other]:
-            raise DataError(f"{printable(path)}: {quote(names[one])} stands in it twice")
-    return np.array(order)
-
-
-def _png_message(path: Path, name: str, data: bytes, error: png.PNGError) -> str:
-    """What is said about a PNG that is not taken, with the line of Pillow that makes it one that is."""
-    found = what_is(data[:START])
-    if found != "a PNG" and not data.startswith(png.SIGNATURE):
-        return _not_a_png(path, name, found)
-    message = f"{printable(path)}: {quote(name)} {error}"
-    return message if error.conversion is None else message + _line(path, name, error.conversion, name)
-
-
-def _not_a_png(path: Path, name: str, found: str | None) -> str:
-    """What is said about a member that is something else."""
-    message = f"{printable(path)}: {quote(name)} is not a PNG" + (f" but {found}" if found else "")
-    if found in PICTURES:
-        conversion = f'{{image}}.convert("L").resize(({SIZE}, {SIZE}))'
-        return message + _line(path, name, conversion, re.sub(r"\.[^./]*$", "", name) + ".png")
-    return message
-
-
-def _line(path: Path, name: str, conversion: str, target: str) -> str:
-    """A line that converts a file by Pillow; of an archive, once it is unpacked."""
-    here, there = (os.path.join(path, file) if path.is_dir() else file for file in (name, target))
-    if len(here) > 2 * MAX_NAME:
-        return ""
-    opened = conversion.replace("{image}", f"Image.open({here!a})")
-    return f"\nto convert it: {opened}.save({there!a})"
-
-
-# --- archives and folders ---------------------------------------------------------------------------------------------
-
-
-def _is_idx(path: Path) -> bool:
-    try:
-        with Container(path) as file:
-            return idx.is_idx(file.start)
-    except (ValueError, OSError):
-        return False  # what is wrong with it is said where it is read
-
-
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Path and bytes of each file in the archive or folder that is no bookkeeping. Raises DataError."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError) as error:
-        raise DataError(f"{printable(path)}: {reason(error)}; expected a tar archive or a folder of PNGs") from None
-    if stat.S_ISDIR(mode):
-        found = _members_of_folder(path)
-    elif stat.S_ISREG(mode):
-        found = _members_of_archive(path)
-    else:
-        raise DataError(f"{printable(path)}: neither a file nor a folder; expected a tar archive or a folder of PNGs")
-    others, images = 0, 0
-    for name, data in found:
-        others, images = others + (data is None), images + (data is not None)
-        if others > MAX_OTHERS + OTHERS_PER_IMAGE * images:
-            raise DataError(
-                f"{printable(path)}: holds over {MAX_OTHERS:,} headers, folders or files that are no images"
-            )
-        if data is not None:
-            yield name, data
-
-
-def _is_bookkeeping(name: str) -> bool:
-    """Whether a file is hidden, lies in a hidden folder, or is what systems and people put beside images."""
-    if name.startswith(".") or "/." in name:
-        folders = name.split("/")[:-1]
-        if any(folder.startswith(".") and folder not in (".", "..") for folder in folders):
-            return True
-    return _BOOKKEEPING.fullmatch(name.rpartition("/")[2]) is not None
-
-
-def _members_of_folder(path: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Path and bytes of each file, None for what is no image; folders below are walked too, sorted by name.
-
-    Links to files are followed, links to folders refused: they may go in circles.
-    """
-    folders = [""]
-    while folders:
-        folder = folders.pop()
-        try:
-            with os.scandir(path / folder) as entries:
-                listed = [entry for entry, _ in zip(entries, range(MAX_IMAGES + MAX_OTHERS), strict=False)]
-        except OSError as error:
-            raise DataError(f"{printable(path / folder)}: cannot be read: {reason(error)}") from None
-        below = []
-        for entry in sorted(listed, key=lambda entry: entry.name):
-            name = f"{folder}{entry.name}"
-            where = printable(entry.path)
-            if entry.is_dir(follow_symlinks=False):
-                yield name, None
-                if not entry.name.startswith("."):
-                    below.append(f"{name}/")
-            elif _BOOKKEEPING.fullmatch(entry.name):
-                yield name, None
-            else:
-                try:
-                    if entry.is_dir():
-                        raise DataError(f"{where}: is a link to a folder; expected files and folders")
-                    if not entry.is_file():
-                        raise DataError(f"{where}: is not a regular file; expected PNGs")
-                    with open_regular(Path(entry.path)) as file:
-                        data = file.read(MAX_MEMBER + 1)
-                except OSError as error:
-                    raise DataError(f"{where}: cannot be read: {reason(error)}") from None
-                if len(data) > MAX_MEMBER:
-                    raise DataError(f"{where}: is over {MAX_MEMBER:,} bytes; a {SIZE}x{SIZE} PNG takes under 1,000")
-                yield name, data
-        if below and folder.count("/") >= MAX_DEPTH:
-            raise DataError(f"{printable(path)}: folders lie over {MAX_DEPTH} deep, in {quote(folder)}")
-        folders += reversed(below)
-
-
-def _members_of_archive(path: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Path and bytes of each file, None for what is no image. Nothing is extracted; links and devices are refused."""
-    found, foreign = None, True
-    try:
-        with Container(path) as file:
-            found = what_is(file.start)
-            if found and file.start and file.compression:
-                found += f" in {file.compression}"
-            for name, data in _read_tar(path, file):
-                foreign = False
-                yield name, data
-    except (ValueError, OSError, MemoryError) as error:
-        if found == "empty":
-            said = "is empty; expected a tar archive"
-        elif foreign and found and not found.startswith("a tar archive"):
-            said = f"is no archive that can be read here but {found}; {_EXPECTED}"
+def _read_pngs(files: Iterator[tuple[str, bytes | None]]) -> tuple[np.ndarray, np.ndarray]:
+    """As `read_images`, of paths and contents; None in place of what is no image. Raises ValueError."""
+    pixels, lines, labels, numbers, paths = bytearray(), bytearray(), bytearray(), array("q"), []
+    others = characters = 0
+    for path, data in files:
+        characters += len(path)
+        if data is None:
+            others += 1
         else:
-            said = f"is damaged or no archive: {reason(error)}; {_EXPECTED}"
-        raise DataError(f"{printable(path)}: {said}") from None
+            try:
+                lines += png.scanlines(data)
+                number, label = _number_and_label(path)
+            except ValueError as error:
+                kind = what_is(data)
+                said = error if kind in (None, "a PNG") else f"is {kind}; expected a PNG"
+                raise ValueError(f"{path[-100:]!r} {said}") from None
+            paths.append(path)
+            numbers.append(number)
+            labels.append(label)
+        if len(labels) > MAX_IMAGES or others > MAX_OTHERS + 4 * len(labels) or characters > MAX_CHARACTERS:
+            raise ValueError(f"holds over {MAX_IMAGES:,} images, {MAX_OTHERS:,} other members, or endless paths")
+        if len(lines) >= UNFILTERED:
+            pixels += png.unfilter(lines).tobytes()
+            lines.clear()
+    if not labels:
+        raise ValueError("holds no images; expected PNGs named {number}_{label}.png, not hidden")
+    pixels += png.unfilter(lines).tobytes() if lines else b""
+    order = _order(np.array(numbers), paths)
+    images = np.frombuffer(pixels, np.uint8).reshape(-1, SIZE, SIZE)[order]
+    return images, np.frombuffer(labels, np.uint8)[order].astype(np.int64)
 
 
-def _read_tar(path: Path, file: Container) -> Iterator[tuple[str, bytes | None]]:
-    """Path and bytes of each member of a tar, USTAR, GNU or pax; None for headers, folders and bookkeeping.
+def _number_and_label(path: str) -> tuple[int, int]:
+    """What a path says: `train/00000_5.png` is image 0, a five; so is `5/00000.png`. -1 if there is no number."""
+    name, folder = _NAME.fullmatch(path.rpartition("/")[2]), _FOLDER.fullmatch(path)
+    labels = {int(found) for found in (name and name[2], folder and folder[1]) if found}
+    if not name or len(labels) != 1 or max(labels) > MAX_LABEL:
+        found = f"has the label {' and '.join(map(str, sorted(labels)))} by its path" if labels else "has no label"
+        raise ValueError(f"{found}; expected {{number}}_{{label}}.png, or {{label}}/*.png, from 0 to {MAX_LABEL}")
+    return int(name[1] or name[3] or -1), labels.pop()
 
-    tarfile parses the headers. Its TarFile is not used: it takes a damaged header for the end of the archive, follows
-    headers about headers by recursion, and its time for a pax header grows with the square of what that holds.
-    Raises ValueError where the tar is damaged, DataError on members that are no files.
+
+def _order(numbers: np.ndarray, paths: list[str]) -> np.ndarray | slice:
+    """Positions by number where each image has one of its own, else by path where all lie in folders of their label."""
+    _, first, counts = np.unique(numbers, return_index=True, return_counts=True)
+    if numbers.min() >= 0 and counts.max() == 1:
+        return first if (np.diff(first) < 0).any() else slice(None)  # a slice copies nothing
+    if all(map(_FOLDER.fullmatch, paths)) and len(set(paths)) == len(paths):
+        return np.array(sorted(range(len(paths)), key=paths.__getitem__))
+    path = paths[first[0 if numbers.min() < 0 else counts.argmax()]]
+    raise ValueError(f"{path[-100:]!r} has no number of its own; expected one for each image")
+
+
+def _folder(top: Path) -> Iterator[tuple[str, bytes | None]]:
+    """Path and content of each file, None for what is no image. Links to files are followed, to folders refused."""
+    for path in (top, *top.rglob("*")):
+        shown = path.relative_to(top).as_posix()
+        if path.is_dir() and path.is_symlink() and path != top:
+            raise ValueError(f"{shown!r} is a link to a folder; expected files and folders")
+        if path.is_dir():
+            next(path.iterdir(), None)  # an error where it may not be read, which rglob passes over
+        if path.is_dir() or _NO_IMAGE.fullmatch(shown):
+            yield shown, None
+        elif not path.is_file() or path.stat().st_size > MAX_MEMBER:
+            raise ValueError(f"{shown!r} is no regular file of at most {MAX_MEMBER:,} bytes")
+        else:
+            yield shown, path.read_bytes()
+
+
+def _archive(content: Any) -> Iterator[tuple[str, bytes | None]]:
+    """Path and content of each file of a tar, USTAR, GNU or pax; None for what is no image. Raises ValueError.
+
+    tarfile parses the headers. Its TarFile takes a damaged one for the end, and a pax header in time by its square.
     """
-    fields: dict[str, str] = {}  # of the pax header before a member
-    long_name, described = None, set()
-    while any(header := file.read_exactly(tarfile.BLOCKSIZE)):
+    position, path_of_next = 0, ""
+    while any(header := content.read(tarfile.BLOCKSIZE)):
         try:
             member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-        except tarfile.HeaderError:
-            position = file.position - tarfile.BLOCKSIZE
-            raise ValueError(f"no valid header at byte {position:,} but {header[:8]!r}") from None
-        if member.type in _DESCRIBES_NEXT:
-            data = _content(file, member.name, member.size)
-            kind = tarfile.XHDTYPE if member.type == tarfile.SOLARIS_XHDTYPE else member.type
-            if kind in described:
-                raise ValueError(f"two headers of type {kind.decode()!r} before one member")
-            described.add(kind)
-            if kind == tarfile.GNUTYPE_LONGNAME:
-                long_name = data.partition(b"\0")[0].decode("utf-8", "surrogateescape") or None
-            elif kind == tarfile.XHDTYPE:
-                fields = _parse_pax(data)
-            elif kind == tarfile.XGLTYPE and _parse_pax(data):
-                raise ValueError("one name, size or map for all members, in a global pax header")
-            yield "", None
-            continue
-        name, size = fields.pop("path", long_name or member.name), int(fields.pop("size", member.size))
-        if long_name not in (None, name):
-            raise ValueError(f"{quote(name)} is named {quote(long_name or '')} too")
-        if len(name) > MAX_NAME:
-            raise ValueError(f"{quote(name)} is a name of {len(name):,} characters; at most {MAX_NAME} are read")
-        if member.type == tarfile.DIRTYPE:
-            yield name, None  # the size that it claims is room for its entries
-        elif member.type in _FOLDERS or (member.type in _REGULAR and _is_bookkeeping(name)):
-            _skip(file, name, size)
-            yield name, None
-        elif member.type in _REGULAR and not fields:
-            yield name, _content(file, name, size)
-        else:
-            found = f"{quote(name)} is a link, a device or sparse; expected a regular file"
-            raise DataError(f"{printable(path)}: {found}")
-        fields, long_name = {}, None
-        described.clear()
-    position = file.position - tarfile.BLOCKSIZE
-    if file.read(MAX_MEMBER).strip(b"\0") or file.read(1):
-        raise ValueError(f"it goes on behind its end at byte {position:,}")
+        except tarfile.HeaderError as error:
+            raise ValueError(f"is damaged, or no tar archive: {error} at byte {position:,}") from None
+        path, is_about_next = path_of_next or member.name, member.type in _ABOUT_NEXT
+        is_image = member.type in _FILES and not _NO_IMAGE.fullmatch(path)
+        if member.type not in _FILES + _FOLDERS + _ABOUT_NEXT:
+            raise ValueError(f"{path[-100:]!r} is a link, a device or sparse; expected a regular file")
+        size = 0 if member.type == tarfile.DIRTYPE else member.size  # of a folder it is room for its entries
+        left = size + -size % tarfile.BLOCKSIZE
+        position += tarfile.BLOCKSIZE + left
+        if size < 0 or position > MAX_BYTES or ((is_image or is_about_next) and size > MAX_MEMBER):
+            raise ValueError(f"{path[-100:]!r} claims {size:,} bytes; at most {MAX_MEMBER:,} are read")
+        data = b""
+        for part in _parts(content, left):  # one alone of what is read
+            data, left = part[:size], left - len(part)
+        if left:
+            raise ValueError("is cut off before its end")
+        path_of_next = (path_of_next or _path_of_next(member.type, data)) if is_about_next else ""
+        yield path, data if is_image else None
+    if not header or any(part.strip(b"\0") for part in _parts(content, MAX_BYTES)):
+        raise ValueError("is cut off, or goes on behind its end")
 
 
-def _content(file: Container, name: str, size: int) -> bytes:
-    """What a member holds, which fills whole blocks. Raises ValueError."""
-    if not 0 <= size <= MAX_MEMBER:
-        raise ValueError(f"{quote(name)} claims {shorten(f'{size:,}')} bytes; at most {MAX_MEMBER:,} can be right")
-    return file.read_exactly(size + -size % tarfile.BLOCKSIZE)[:size]
+def _path_of_next(kind: bytes, data: bytes) -> str:
+    """The path that a header gives to the next member, or nothing. Raises ValueError."""
+    fields = {}  # of records `length keyword=value` and a line feed, where length counts them all
+    if kind == tarfile.GNUTYPE_LONGNAME:
+        fields[b"path"] = data.partition(b"\0")[0]
+    for _ in range(MAX_RECORDS if kind in _PAX else 0):
+        record = re.match(rb"([0-9]{1,7}) ([^=\n]{1,100})=", data)
+        if record and record.end() < (length := int(record[1])) <= len(data):
+            fields[record[2]], data = data[record.end() : length - 1], data[length:]
+    if (data and kind in _PAX) or b"size" in fields or b"GNU.sparse" in b" ".join(fields):
+        raise ValueError(f"has a pax header that is damaged, of over {MAX_RECORDS} records, or of a sparse file")
+    if kind == tarfile.XGLTYPE and b"path" in fields:
+        raise ValueError("has one path for all members, in a global pax header")
+    return fields.get(b"path", b"").decode("utf-8", "surrogateescape")
 
 
-def _skip(file: Container, name: str, size: int) -> None:
-    """Go past what a member holds. Raises ValueError."""
-    if size < 0:
-        raise ValueError(f"{quote(name)} claims {shorten(f'{size:,}')} bytes")
-    size += -size % tarfile.BLOCKSIZE
-    while size:
-        size -= len(file.read_exactly(min(size, MAX_MEMBER)))
+def _parts(content: Any, size: int) -> Iterator[bytes]:
+    """So many bytes, in parts of at most MAX_MEMBER, whatever a header claims; fewer at the end."""
+    while size and (part := content.read(min(size, MAX_MEMBER))):
+        size -= len(part)
+        yield part
 
 
-def _parse_pax(data: bytes) -> dict[str, str]:
-    """What matters here of records `length keyword=value` and a line feed: path, size, and that a member is sparse.
+def _read_idx(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """As `read_images`, of MNIST's own format; the labels lie beside, in a file with .gz or without. Raises ValueError.
 
-    Length counts all of the record (POSIX.1-2017, pax, "pax Extended Header"). Raises ValueError.
+    Two zeros, the type (8: uint8), the number of dimensions, each dimension in 4 bytes, big-endian; then the values.
     """
-    fields: dict[str, str] = {}
-    start = 0
-    for _ in range(MAX_RECORDS + 1):
-        if start == len(data):
-            return fields
-        record = _PAX_RECORD.match(data, start)
-        end = start + int(record[1]) if record else 0
-        if not record or not record.end() < end <= len(data):
-            raise ValueError("a damaged pax header")
-        keyword = record[2].decode("utf-8", "surrogateescape")
-        if keyword in ("path", "size") or keyword.startswith("GNU.sparse."):
-            fields[keyword] = data[record.end() : end - 1].decode("utf-8", "surrogateescape")
-        start = end
-    raise ValueError(f"a pax header of over {MAX_RECORDS} records")
+    beside = path.with_name(path.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1"))
+    packed = beside.with_name(f"{beside.name}.gz")
+    arrays = []
+    for file, shape in ((path, (SIZE, SIZE)), (packed if packed.exists() else beside, ())):
+        with unpacked(file) as content:
+            data = bytearray(content.read(8 + 4 * len(shape)))
+            start, count, size = len(data), int.from_bytes(data[4:8], "big"), int(np.prod(shape))
+            for part in _parts(content, size * min(count, MAX_IMAGES) + 1):
+                data += part
+        header = np.array([0x801 + len(shape), count, *shape], ">u4").tobytes()
+        if data[:start] != header or not count or len(data) != start + size * count:
+            found = f"{file.name!r} begins with {data[:16].hex(' ', 4)} and has {len(data):,} bytes or more"
+            raise ValueError(f"{found}; expected IDX of uint8 {('N', *shape)}, N at most {MAX_IMAGES:,}")
+        arrays.append(np.frombuffer(data, np.uint8, offset=start).reshape(-1, *shape))
+    if len(arrays[0]) != len(arrays[1]):
+        raise ValueError(f"holds {len(arrays[0]):,} images, but beside lie {len(arrays[1]):,} labels")
+    return arrays[0], arrays[1].astype(np.int64)

@@ -42,6 +42,7 @@ STYLE: dict[str, Any] = {
 # Colours of Okabe and Ito, "Color Universal Design", 2008: told apart with every kind of colour vision. Line styles and
 # markers say the same again, for print without colour.
 TRAIN: dict[str, Any] = {"color": "#d55e00", "linestyle": "--", "marker": "s"}
+CLEAN: dict[str, Any] = {"color": "#56b4e9", "linestyle": "-.", "marker": "^"}
 TEST: dict[str, Any] = {"color": "#0072b2", "linestyle": "-", "marker": "o"}
 MODELS = {  # name in figures, colour, marker; in this order
     "lenet": ("LeNet-5", "#000000", "o"),
@@ -171,10 +172,7 @@ def log_axis(axes: Axes, values: np.ndarray, metric: str) -> None:
 
 
 def label_ends(panels: list[tuple[Axes, list[Curve]]]) -> None:
-    """Write each curve's label at its end, right of its axes, moved apart where they would overlap.
-
-    All panels of a figure in one call: only its layout tells how high texts and axes are.
-    """
+    """Write the curves' labels at their ends, apart where they would overlap, in all panels of a figure at once."""
     labels = []
     for axes, curves in panels:
         for curve in curves:
@@ -183,7 +181,9 @@ def label_ends(panels: list[tuple[Axes, list[Curve]]]) -> None:
             line = {"arrowstyle": "-", "linewidth": 0.8, "shrinkA": 1, "shrinkB": 1, "relpos": (0, 0.5)} | color
             label = axes.annotate(curve.label, end, (1.05, 0.5), "data", "axes fraction", line, va="center", **color)
             labels.append(label)
-    panels[0][0].get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
+    figure: Figure = panels[0][0].get_figure(root=True)  # type: ignore[assignment]
+    figure.draw_without_rendering()  # tells how high texts and axes are
+    figure.set_layout_engine("none")  # and so they stay
     for axes, curves in panels:
         texts, labels = labels[: len(curves)], labels[len(curves) :]
         gap = 1.25 * max(Text.get_window_extent(text).height for text in texts) / axes.bbox.height
@@ -195,12 +195,9 @@ def label_ends(panels: list[tuple[Axes, list[Curve]]]) -> None:
 def spread(wanted: Sequence[float], gap: float) -> np.ndarray:
     """Heights at least `gap` apart, within 0 to 1 if they fit; the farthest from its wanted one is as near as can be.
 
-    Less i * gap, the i-th height must only not fall: isotonic regression in the maximum norm, which is the middle
-    between the running maximum from below and the running minimum from above.
+    Less i * gap, the i-th must only not fall: isotonic regression in the maximum norm, the middle of running extremes.
     """
     order, steps = np.argsort(wanted, kind="stable"), np.arange(len(wanted)) * gap
     level = np.asarray(wanted)[order] - steps
     middle = (np.maximum.accumulate(level) + np.minimum.accumulate(level[::-1])[::-1]) / 2
-    heights = np.empty(len(level))
-    heights[order] = np.clip(middle, 0, max(0, 1 - steps[-1])) + steps
-    return heights
+    return (np.clip(middle, 0, max(0, 1 - steps[-1])) + steps)[np.argsort(order)]

@@ -1,4 +1,4 @@
-"""Which runs belong together: those of one curve, those on the same test images, those that are one training."""
+"""Which runs belong together: those of one curve, those on the same test images."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -59,4 +59,4 @@ def curves_of(runs: list[Run]) -> dict[str, list[History]]:
 def words_of(history: History) -> list[str]:
     """Of its name, which says in what a run differs from the defaults, what model, augmentation and seed do not say."""
     name = re.sub(r"_seed\d+$", "", history["name"]).removeprefix(history["model"])
-    return name.removeprefix("_augment" * history["augment"]).strip("_-").split("_")
+    return list(filter(None, name.removeprefix("_augment" * history["augment"]).strip("-").split("_")))

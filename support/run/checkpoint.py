@@ -58,9 +58,6 @@ def network_sha256(network: nn.Module) -> str:
     return hashlib.sha256(f"{network}\n{shapes}".encode()).hexdigest()
 
 
-# --- before a run -----------------------------------------------------------------------------------------------------
-
-
 def open_run(stack: ExitStack, files: RunFiles, history: History, resume: bool, restart: bool) -> State | None:
     """Hold the run's name until `stack` lets go. Returns what there is of this run, or None for nothing.
 
@@ -139,9 +136,6 @@ def saying_how_to_resume(files: RunFiles, history: History) -> Iterator[None]:
         raise
 
 
-# --- saving -----------------------------------------------------------------------------------------------------------
-
-
 def save_checkpoint(files: RunFiles, parts: dict[str, Any], history: History) -> None:
     """Save all that is needed to go on: the states of PARTS.
 
@@ -159,9 +153,6 @@ def save_result(files: RunFiles, network: nn.Module, history: History, arrays: d
     replace(files.weights, lambda file: torch.save(state, file))
     replace(files.result(".npz"), lambda file: write_arrays(arrays, history, file))
     replace(files.result(".json"), lambda file: write_history(history, file))
-
-
-# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def read_checkpoint(path: Path) -> State:

@@ -63,9 +63,6 @@ class Run(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-# --- its name ---------------------------------------------------------------------------------------------------------
-
-
 def check_name(name: str) -> None:
     """Raises UserError where files of a run cannot have that name, or another file in their folders has it."""
     if not re.fullmatch(r"\w[\w.-]*", name) or re.fullmatch(TAKEN, name) or len(name.encode()) > MAX_NAME:
@@ -84,9 +81,6 @@ def run_name(settings: History, defaults: History) -> str:
     named = NAMED | {"seed": "seed"}
     parts += [f"{word}{settings[key]}" for key, word in named.items() if settings[key] != defaults[key]]
     return "_".join(parts)
-
-
-# --- making -----------------------------------------------------------------------------------------------------------
 
 
 def new_history(
@@ -111,23 +105,21 @@ def add_epoch(history: History, metrics: dict[str, float], values: dict[str, Any
     """Append the run's own metrics and what a callback measured, a list each. Raises UserError as `measured` does."""
     for name, number in (metrics | measured(history, values, lists=True)).items():
         history.setdefault(name, []).append(number)
-    lengths = {name: len(numbers) for name, numbers in history.items() if isinstance(numbers, list)}
-    if odd := [name for name, length in lengths.items() if length != epochs_done(history)]:
-        raise UserError(
-            f"{printable(', '.join(odd))[:200]}: a callback measured this after some epochs and not after all: they are "
-            "of another run\ngo on with the callback that it was begun with"
-        )
+    done = epochs_done(history)
+    if odd := [name for name, value in history.items() if isinstance(value, list) and len(value) != done]:
+        problem = f"a callback measured {printable(', '.join(odd))[:200]} after some epochs only"
+        raise UserError(f"{problem}: that is of another run; go on with the callback that it was begun with")
 
 
 def measured(history: History, values: dict[str, Any] | None, lists: bool = False) -> dict[str, float]:
-    """What a callback measured, as Python's own numbers, whatever numpy or torch made of them: no file takes others.
+    """What a callback measured, as Python's own numbers: no file takes numpy's or torch's.
 
     lists: whether it is appended to lists that are there. Raises UserError for a name that is taken, or no number.
     """
     numbers: dict[str, float] = {}
     for name, value in (values or {}).items():
-        own = lists and name not in LISTS and isinstance(history.get(name, []), list)
-        if name == "digest" or (name in history and not own):
+        its_own = lists and name not in LISTS and isinstance(history.get(name), list)
+        if name == "digest" or (name in history and not its_own):
             raise UserError(f"a callback measured {printable(name)}, which the history holds already: rename it")
         try:
             numbers[name] = value if type(value) is int else float(value)
@@ -193,9 +185,6 @@ def with_digest(history: History) -> History:
     """
     kept = {name: value for name, value in history.items() if name not in ("seconds", "digest")}
     return history | {"digest": hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()}
-
-
-# --- writing and reading ----------------------------------------------------------------------------------------------
 
 
 def write_history(history: History, file: BinaryIO) -> None:

@@ -1,299 +1,123 @@
-"""The numbers of the study, computed once for tables, sentences and figures. Knows nothing of Markdown or matplotlib.
+"""The numbers of the study, for its tables and its figures. Knows nothing of Markdown or matplotlib.
 
-What is compared, by which test and with which margin was fixed before the runs of this study were looked at.
+What is compared, by which test and within which margin was fixed before the runs of this study were looked at.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from support.figures.groups import configuration, group_by, in_order
-from support.run.history import Run, epochs_done, read_runs, shorten
+from support.figures import configuration, group_by, in_order
+from support.run import Run, read_runs
 from support.study import statistics
-from support.study.statistics import Estimate
+from support.study.statistics import ALPHA, Estimate
 from support.terminal import UserError, printable
 
-Configuration = tuple[str, bool]
-Groups = dict[Configuration, list[Run]]
+Configuration = tuple[str, bool]  # model, augmentation
+Groups = dict[Configuration, list[Run]]  # the runs of each: of the same seeds, in their order
+Terms = dict[Configuration, int]  # what is added and subtracted
+Values = Callable[[list[Run]], np.ndarray]  # a number of each run
 
 PLAIN, AUGMENTED, NORMALIZED, BOTH = ("lenet", False), ("lenet", True), ("lenet_bn", False), ("lenet_bn", True)
 MLP, MLP_AUGMENTED = ("mlp", False), ("mlp", True)
+CONFIGURATIONS = (PLAIN, AUGMENTED, NORMALIZED, BOTH, MLP, MLP_AUGMENTED)
 MARGIN = 0.0005  # of accuracy, 0.05 points: 5 of 10,000 test images; less of a difference is taken for none
-METRICS = ("accuracy", "loss")  # on the test set, after the last epoch
-THRESHOLDS = (0.990, 0.994)  # of the test accuracy, for the speed of learning
-GRADIENT, WEIGHT = "gradient_norm_", "weight_norm_"  # in front of a layer's name
-MOVES = [*(f"shift{n}" for n in (1, 2, 3, 4)), *(f"turn{n}" for n in (5, 10, 15, 20, 25))]
+OF_IMAGES: dict[str, Callable[[Run], np.ndarray]] = {  # what a metric is the mean of: (test images,)
+    "accuracy": lambda run: run.arrays["predictions"] == run.arrays["labels"],
+    "loss": lambda run: -run.arrays["log_probability"].astype(np.float32),
+}
+COMPARISONS: dict[str, Terms] = {
+    "augmentation": {AUGMENTED: 1, PLAIN: -1},
+    "batch normalization": {NORMALIZED: 1, PLAIN: -1},
+    "both": {BOTH: 1, PLAIN: -1},
+    "batch normalization, given augmentation": {BOTH: 1, AUGMENTED: -1},
+    "augmentation, given batch normalization": {BOTH: 1, NORMALIZED: -1},
+    "interaction": {BOTH: 1, AUGMENTED: -1, NORMALIZED: -1, PLAIN: 1},
+    "augmentation, MLP": {MLP_AUGMENTED: 1, MLP: -1},
+    "LeNet-5 against the MLP": {PLAIN: 1, MLP: -1},
+}
+MOVES = [*(f"shift{pixels}" for pixels in (1, 2, 3, 4)), *(f"turn{degrees}" for degrees in (5, 10, 15, 20, 25))]
 # In what the runs of a study may differ: what they are, what they gave, and what says nothing of how they were trained.
-FREE = ("name", "model", "augment", "seed", "parameters", "device", "digest")
-AUGMENTATION = ("rotation", "translation", "min_crop", "augment_strength_min", "augment_strength_max")
-
-
-class Comparison(NamedTuple):
-    """A sum of configurations with weights, of which a sentence speaks."""
-
-    name: str  # in tables and figures
-    what: str  # in sentences
-    terms: dict[Configuration, int]
-
-
-COMPARISONS = (
-    Comparison("augment - plain", "augmentation alone", {AUGMENTED: 1, PLAIN: -1}),
-    Comparison("bn - plain", "batch normalization alone", {NORMALIZED: 1, PLAIN: -1}),
-    Comparison("both - plain", "both together", {BOTH: 1, PLAIN: -1}),
-    Comparison("both - augment", "batch normalization on top of augmentation", {BOTH: 1, AUGMENTED: -1}),
-    Comparison("both - bn", "augmentation on top of batch normalization", {BOTH: 1, NORMALIZED: -1}),
-    Comparison("interaction", "their interaction", {BOTH: 1, AUGMENTED: -1, NORMALIZED: -1, PLAIN: 1}),
-    Comparison("mlp augment - mlp", "augmentation of the MLP", {MLP_AUGMENTED: 1, MLP: -1}),
-    Comparison("lenet - mlp", "LeNet-5 in place of the MLP", {PLAIN: 1, MLP: -1}),
-)
-
-
-class Difference(NamedTuple):
-    """What was measured of a comparison. `holm` and `equivalence` are p values, adjusted for their families."""
-
-    comparison: Comparison
-    metric: str
-    seeds: int
-    paired: Estimate
-    welch: Estimate
-    images: tuple[float, float] | None  # interval of the bootstrap over images and seeds, if there are arrays
-    holm: float
-    equivalence: float | None  # of an accuracy
-
-
-# --- the runs ---------------------------------------------------------------------------------------------------------
+FREE = ("name", "model", "augment", "seed", "parameters", "network_sha256", "device", "digest")
 
 
 def read_study(folder: Path) -> Groups:
-    """The runs of each configuration, in order of their seeds. Raises UserError if they are not of one study."""
+    """The runs of the seeds that all configurations have.
+
+    Raises UserError if a run is not of the study, or not whole, or if there are not two seeds.
+    """
     runs = in_order(read_runs(folder))
-    if not runs:
-        raise UserError(f"{printable(folder)}: holds no NAME.json of a run: train them first, with python study.py")
-    first = runs[0]
+    seen: dict[tuple[str, bool, int], Run] = {}
+    recipe: dict[str, tuple[object, str]] = {}  # the value of each field, and the file that has it
     for run in runs:
-        if epochs_done(run.history) < run.history["epochs"]:
-            raise UserError(f"{printable(run.path)}: ended early, after epoch {epochs_done(run.history)}: move it away")
-        same_kind = next(one for one in runs if one.history["augment"] == run.history["augment"])
-        pairs = [(first, name) for name, value in first.history.items() if is_recipe(name, value)]
-        for other, name in [*pairs, *((same_kind, name) for name in AUGMENTATION)]:
-            here, there = run.history.get(name), other.history.get(name)
-            if here != there:
-                raise UserError(
-                    f"{printable(run.path)}: {name} is {shorten(str(here))}, but {shorten(str(there))} in "
-                    f"{printable(other.path.name)}; a study has one recipe and one test set: move the others away"
-                )
+        problem = None
+        for name, value in run.history.items():
+            expected, where = recipe.setdefault(name, (value, run.path.name)) if is_recipe(name, value) else (value, "")
+            if value != expected:
+                problem = f"{name} is {value!s:.40}, but {expected!s:.40} in {where}"
+        if not run.arrays or len(run.history.get("clean_train_accuracy", [])) != run.history["epochs"]:
+            problem = "has no NPZ file, or study.py did not train it from its first epoch to its last"
+        elif seen.setdefault((*configuration(run), run.history["seed"]), run) is not run:
+            problem = "its configuration and seed are there twice"
+        if problem:
+            raise UserError(f"{printable(run.path)}: {printable(problem)}\nmove away what is not of this study")
     groups = group_by(runs, configuration)
-    for group in groups.values():
-        seeds = [run.history["seed"] for run in group]
-        if len(set(seeds)) < len(seeds):
-            twice = next(run for run in group if seeds.count(run.history["seed"]) > 1)
-            raise UserError(f"{printable(twice.path)}: its seed is there twice, in another file: move one away")
-    return groups
+    seeds = set.intersection(*({run.history["seed"] for run in groups.get(key, [])} for key in CONFIGURATIONS))
+    if len(seeds) < 2:
+        found = f"found {len(runs)} runs, with {len(seeds)} seeds of all six configurations"
+        raise UserError(f"{printable(folder)}: {found}; expected two seeds or more: train them with python study.py")
+    return {key: [run for run in groups[key] if run.history["seed"] in seeds] for key in CONFIGURATIONS}
 
 
 def is_recipe(name: str, value: object) -> bool:
     """Whether a field of a history says how the run was trained."""
     measured = isinstance(value, list) or name.startswith(("initial_", "accuracy_"))
-    return not (measured or name in (*FREE, *AUGMENTATION) or name.endswith("_version"))
+    return not (measured or name in FREE or name.endswith("_version"))
 
 
-def stack(group: Iterable[Run], name: str) -> np.ndarray:
+def stack(group: list[Run], name: str) -> np.ndarray:
     """That list or number of each run: (seeds, epochs) or (seeds,)."""
     return np.array([run.history[name] for run in group], dtype=float)
 
 
-def last(group: Iterable[Run], metric: str) -> np.ndarray:
+def last(group: list[Run], metric: str) -> np.ndarray:
     """Test accuracy or loss after the last epoch: (seeds,)."""
     return stack(group, f"test_{metric}")[:, -1]
 
 
-def have(groups: Groups, *names: str) -> Groups:
-    """The configurations in which every run has measured all of these."""
-    return {key: group for key, group in groups.items() if all(name in run.history for run in group for name in names)}
+def paired(groups: Groups, terms: Terms, values: Values) -> np.ndarray:
+    """Of each seed, the sum of `values` with the weights of `terms`: (seeds,)."""
+    return np.sum([weight * values(groups[key]) for key, weight in terms.items()], axis=0)
 
 
-def shared_seeds(groups: Groups, keys: Iterable[Configuration]) -> Groups:
-    """Of these configurations the runs whose seed all of them have; nothing if that are fewer than two."""
-    keys = list(keys)
-    if not all(key in groups for key in keys):
-        return {}
-    seeds = set.intersection(*({run.history["seed"] for run in groups[key]} for key in keys))
-    found = {key: [run for run in groups[key] if run.history["seed"] in seeds] for key in keys}
-    return found if len(seeds) > 1 else {}
+class Difference(NamedTuple):
+    """What was measured of a comparison."""
 
-
-# --- differences ------------------------------------------------------------------------------------------------------
+    name: str  # in COMPARISONS
+    metric: str
+    values: np.ndarray  # of each seed
+    paired: Estimate
+    resampled: np.ndarray  # the ends of the 95 % interval of new seeds and new test images
+    holm: float  # p, adjusted for all comparisons, in accuracy and in loss
 
 
 def differences(groups: Groups) -> list[Difference]:
-    """All comparisons that two seeds or more allow, in accuracy, then in loss."""
-    images = {metric: resampled_means(groups, metric) for metric in METRICS}
+    """All comparisons, in accuracy, then in loss."""
     found = []
-    for metric in METRICS:
-        for comparison in COMPARISONS:
-            pairs = shared_seeds(groups, comparison.terms)
-            if not pairs:
-                continue
-            weights = list(comparison.terms.values())
-            values = [last(group, metric) for group in pairs.values()]
-            by_seed = np.dot(weights, values)
-            welch = statistics.contrast([last(groups[key], metric) for key in comparison.terms], weights)
-            interval = None
-            if all(key in images[metric] for key in comparison.terms):
-                resampled = sum(weight * images[metric][key] for key, weight in comparison.terms.items())
-                interval = statistics.percentile_interval(np.asarray(resampled))
-            equal = statistics.equivalence(by_seed, 0 * by_seed, MARGIN) if metric == "accuracy" else None
-            mean = statistics.mean_interval(by_seed)
-            found.append(Difference(comparison, metric, len(by_seed), mean, welch, interval, mean.p, equal))
-    adjusted = statistics.holm([one.holm for one in found])
-    within = iter(statistics.holm([one.equivalence for one in found if one.equivalence is not None]))
-    return [
-        one._replace(holm=p, equivalence=None if one.equivalence is None else next(within))
-        for one, p in zip(found, adjusted, strict=True)
-    ]
-
-
-def resampled_means(groups: Groups, metric: str) -> dict[Configuration, np.ndarray]:
-    """Of each configuration whose runs all have their arrays, the means of the bootstrap over images and seeds."""
-    whole = {key: group for key, group in groups.items() if all("log_probability" in run.arrays for run in group)}
-    if not whole:
-        return {}
-    figures = [right(group) if metric == "accuracy" else losses(group) for group in whole.values()]
-    return dict(zip(whole, statistics.bootstrap_means(figures).T, strict=True))
-
-
-def right(group: list[Run]) -> np.ndarray:
-    """Whether each test image was read right: bool (seeds, images)."""
-    return np.stack([run.arrays["predictions"] == run.arrays["labels"] for run in group])
-
-
-def losses(group: list[Run]) -> np.ndarray:
-    """The loss of each test image: float32 (seeds, images)."""
-    return np.stack([-run.arrays["log_probability"].astype(np.float32) for run in group])
-
-
-def confusions(group: list[Run]) -> np.ndarray:
-    """Wrong test images of each label (rows) and prediction (columns): float (classes, classes), mean over seeds."""
-    counts = np.zeros((group[0].history["classes"],) * 2)
-    for run in group:
-        np.add.at(counts, (run.arrays["labels"], run.arrays["predictions"]), 1 / len(group))
-    return counts - np.diag(np.diag(counts))
-
-
-class Pairs(NamedTuple):
-    """McNemar's test of a comparison, for the pairs of networks with the same seed."""
-
-    comparison: Comparison
-    seeds: int
-    only_first: float  # images that only the first network reads right, median over the pairs
-    only_second: float
-    shown: int  # pairs with a p below 5 %
-    detectable: float  # difference in points that the median pair would show with a power of 80 %
-    pooled: float  # p of sign flips by image over all seeds
-
-
-def mcnemar_tests(groups: Groups) -> list[Pairs]:
-    found = []
-    for comparison in COMPARISONS:
-        pairs = shared_seeds(groups, comparison.terms)
-        if len(comparison.terms) != 2 or not pairs or not all(run.arrays for group in pairs.values() for run in group):
-            continue
-        first, second = (right(group) for group in pairs.values())
-        counts = np.array([statistics.discordant(a, b) for a, b in zip(first, second, strict=True)])
-        shown = sum(statistics.mcnemar(*map(int, both)) < 0.05 for both in counts)
-        least = 100 * statistics.detectable(round(np.median(counts.sum(1)))) / first.shape[1]
-        pooled = statistics.sign_flips(first, second)
-        only_first, only_second = np.median(counts, 0)
-        found.append(Pairs(comparison, len(counts), only_first, only_second, shown, least, pooled))
-    return found
-
-
-# --- speed ------------------------------------------------------------------------------------------------------------
-
-
-def epochs_to(group: list[Run], accuracy: float) -> np.ndarray:
-    """The first epoch with at least that test accuracy, of each run; infinite where there is none."""
-    reached = stack(group, "test_accuracy") >= accuracy
-    return np.where(reached.any(1), reached.argmax(1) + 1.0, np.inf)
-
-
-Values = Callable[[list[Run]], np.ndarray]
-
-
-def paired(groups: Groups, first: Configuration, second: Configuration, values: Values) -> Estimate | None:
-    """Mean difference of `values(group)`, one a seed, if both share two seeds and all values are finite."""
-    pairs = shared_seeds(groups, (first, second))
-    if not pairs:
-        return None
-    a, b = values(pairs[first]), values(pairs[second])
-    return statistics.paired_difference(a, b) if np.isfinite([a, b]).all() else None
-
-
-# --- the two observations ---------------------------------------------------------------------------------------------
-
-
-def above_train(group: list[Run]) -> np.ndarray:
-    """Whether the test accuracy is above the train accuracy as the epoch ran: bool (seeds, epochs)."""
-    return stack(group, "test_accuracy") > stack(group, "train_accuracy")
-
-
-def decomposition(group: list[Run]) -> dict[str, np.ndarray]:
-    """Test less train accuracy, and the steps from one to the other: each (seeds, epochs). They add up.
-
-    weights: from the weights as they change, in training mode, to the averaged ones, on the same kind of images (all of
-    them as they ran, against the first 10,000 in a fixed draw). images: from augmented images to the same as they are.
-    digits: from training digits to test digits.
-    """
-    train, clean, test = (stack(group, f"{name}_accuracy") for name in ("train", "clean_train", "test"))
-    augmented = stack(group, "augmented_train_accuracy") if group[0].history["augment"] else clean
-    return {"total": test - train, "weights": augmented - train, "images": clean - augmented, "digits": test - clean}
-
-
-def decomposed(groups: Groups) -> Groups:
-    """The configurations for which `decomposition` has what it needs."""
-    plain = have({key: group for key, group in groups.items() if not key[1]}, "clean_train_accuracy")
-    names = ("clean_train_accuracy", "augmented_train_accuracy")
-    augmented = have({key: group for key, group in groups.items() if key[1]}, *names)
-    return {key: group for key, group in groups.items() if key in plain or key in augmented}
-
-
-def layers_of(run: Run) -> list[str]:
-    """The layers whose gradients were measured before the first epoch and after each."""
-    names = [name.removeprefix(GRADIENT) for name in run.history if name.startswith(GRADIENT)]
-    needed = ("initial_" + GRADIENT, WEIGHT, "initial_" + WEIGHT)
-    return [name for name in names if all(kind + name in run.history for kind in needed)]
-
-
-def shared_layers(groups: Groups) -> list[str]:
-    """The layers measured in every run of LeNet-5 with and without batch normalization; none if one has no two runs."""
-    pair = [groups.get(PLAIN, []), groups.get(NORMALIZED, [])]
-    if min(map(len, pair)) < 2:
-        return []
-    runs = [run for group in pair for run in group]
-    return [layer for layer in layers_of(runs[0]) if all(layer in layers_of(run) for run in runs)]
-
-
-def norms(group: list[Run], kind: str, layer: str) -> np.ndarray:
-    """Norms of a layer before the first epoch and after each: (seeds, 1 + epochs)."""
-    return np.column_stack([stack(group, f"initial_{kind}{layer}"), stack(group, kind + layer)])
-
-
-def scaled_gradients(group: list[Run], layer: str) -> np.ndarray:
-    """|g| * |W|: it does not change where the weights are scaled and the function stays the same."""
-    return norms(group, GRADIENT, layer) * norms(group, WEIGHT, layer)
-
-
-def ratio(a: np.ndarray, b: np.ndarray) -> Estimate:
-    """Geometric mean of `a` over that of `b`, values above 0, with Welch's interval of their logarithms."""
-    tiny = np.finfo(float).tiny
-    found = statistics.welch_difference(np.log(np.maximum(a, tiny)), np.log(np.maximum(b, tiny)))
-    return Estimate(math.exp(found.value), math.exp(found.low), math.exp(found.high), found.p)
-
-
-# --- moved digits -----------------------------------------------------------------------------------------------------
+    for metric, of_images in OF_IMAGES.items():
+        resamples = statistics.bootstrap_means([np.stack([*map(of_images, group)]) for group in groups.values()])
+        means = dict(zip(groups, resamples.T, strict=True))
+        for name, terms in COMPARISONS.items():
+            values = paired(groups, terms, partial(last, metric=metric))
+            resampled = np.sum([weight * means[key] for key, weight in terms.items()], axis=0)
+            interval = np.quantile(resampled, [ALPHA / 2, 1 - ALPHA / 2])
+            found.append(Difference(name, metric, values, statistics.mean_interval(values), interval, math.nan))
+    adjusted = statistics.holm([one.paired.p for one in found])
+    return [one._replace(holm=p) for one, p in zip(found, adjusted, strict=True)]
 
 
 def moved(group: list[Run], move: str) -> np.ndarray:
@@ -301,5 +125,45 @@ def moved(group: list[Run], move: str) -> np.ndarray:
     return stack(group, f"accuracy_{move}") if move else last(group, "accuracy")
 
 
-def measured_moved(groups: Groups) -> Groups:
-    return have(groups, *(f"accuracy_{move}" for move in MOVES))
+def decomposition(group: list[Run]) -> dict[str, np.ndarray]:
+    """Test minus train accuracy, and the steps from one to the other: each (seeds, epochs). They add up.
+
+    weights: from weights that change while they are measured, in training mode, to the averaged ones, on the same kind
+    of images (all of them as they ran, against the first 10,000 in a fixed draw). augmentation: from augmented images
+    to the same as they are. digits: from training digits to test digits.
+    """
+    train, clean, test = (stack(group, f"{name}_accuracy") for name in ("train", "clean_train", "test"))
+    augmented = stack(group, "augmented_train_accuracy") if group[0].history["augment"] else clean
+    return {
+        "gap": test - train,
+        "weights": augmented - train,
+        "augmentation": clean - augmented,
+        "digits": test - clean,
+    }
+
+
+def layers(group: list[Run]) -> list[str]:
+    """The layers whose gradients were measured, from the input on."""
+    prefix = "initial_gradient_norm_"
+    return [name.removeprefix(prefix) for name in group[0].history if name.startswith(prefix)]
+
+
+def gradients(group: list[Run], layer: str, scaled: bool = True) -> np.ndarray:
+    """|g| * |W| of a layer, or |g| alone, before the first epoch and after each: (seeds, 1 + epochs), above 0.
+
+    Unlike |g| the product does not depend on the scale of weights behind which a normalization undoes that scale.
+    """
+    norms = ["gradient_norm", "weight_norm"] if scaled else ["gradient_norm"]
+    values = [np.column_stack([stack(group, f"initial_{n}_{layer}"), stack(group, f"{n}_{layer}")]) for n in norms]
+    return np.maximum(np.prod(values, axis=0), np.finfo(float).tiny)
+
+
+def first_to_last(group: list[Run]) -> np.ndarray:
+    """|g| of the first layer divided by that of the last: (seeds, 1 + epochs)."""
+    first, *_, final = layers(group)
+    return gradients(group, first, scaled=False) / gradients(group, final, scaled=False)
+
+
+def gradient_ratio(groups: Groups, layer: str, scaled: bool = True) -> np.ndarray:
+    """`gradients` with batch normalization divided by those without: (seeds, 1 + epochs)."""
+    return gradients(groups[NORMALIZED], layer, scaled) / gradients(groups[PLAIN], layer, scaled)
