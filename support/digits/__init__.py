@@ -4,4 +4,4 @@
 from support.digits.ink import Glyph as Glyph
 from support.digits.ink import PictureError, find_glyphs, flatten, normalize, open_picture, turn
 from support.digits.page import write_page
-from support.digits.reading import MIN_CONFIDENCE, Digit, Reading, as_dict, as_text, choose, draw, judge
+from support.digits.reading import MIN_CONFIDENCE, NOT_SURE, Digit, Reading, as_dict, as_text, choose, draw, judge

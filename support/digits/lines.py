@@ -24,7 +24,7 @@ MOSTLY_THIN = 0.5  # of a line's pixels no stroke crosses
 SLENDER = 10  # times as long as thick is a line at least
 THIN = 0.12  # of the piece's longer side: what is thicker is no line
 MANY = 3  # so many lines from edge to edge are no digit
-TOE = 0.25  # of a digit's height: its foot goes beyond it by less, on both sides together
+TOE = 0.35  # of a digit's height: its foot goes beyond it by less, on both sides together
 OF_LINES = 0.4  # of the ink of a frame is found to be lines
 OVAL = 0.8  # times as wide as high is a 0 at most, most rings are more
 HELD = 0.3  # of a frame's shorter side: what is smaller may be a blot in a loop
@@ -113,7 +113,9 @@ def _underlines(lines: list[Line], figure: np.ndarray) -> list[Line]:
     """
     rows, columns = extent(figure)
     height = rows.stop - rows.start
-    below, above, far_above = [], [], []
+    below: list[Line] = []
+    above: list[Line] = []
+    far_above: list[Line] = []
     for line in lines:
         level = round(line.pixels.nonzero()[0].mean())
         near = figure[max(level - height // 4, 0) : level + height // 4]
