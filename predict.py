@@ -40,7 +40,10 @@ MAX_SHOWN = 100  # pictures in one --show: one row each, and matplotlib stops at
 def load_network(path: Path) -> tuple[str, nn.Module]:
     """The name of a finished run and its network, in evaluation mode, from its weights. Raises UserError."""
     state = checkpoint.read_weights(path)
-    return state["name"], restore_network(state, path)
+    network = restore_network(state, path)
+    if not all(bool(values.isfinite().all()) for values in network.state_dict().values()):
+        raise UserError(f"{printable(path)}: some weights are no numbers, as of a run that diverged; train it again")
+    return state["name"], network
 
 
 def find_weights(arguments: argparse.Namespace, validation: int = 0) -> Path:
@@ -118,17 +121,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def check_output(option: str, path: str, ending: str, inputs: list[str]) -> None:
     """Raises UserError if a file could not be written there, or should not."""
-    problem = ""
+    file = Path(path)
     if not path.lower().endswith(ending):
-        problem = f"expected a name that ends in {ending}"
-    elif not Path(path).absolute().parent.is_dir():
-        problem = "there is no such folder"
-    elif Path(path).exists() and not Path(path).is_file():
-        problem = "is a folder or a device; expected the name of a file"
-    elif any(os.path.exists(file) and os.path.exists(path) and os.path.samefile(path, file) for file in inputs):
-        problem = "would write over a picture that is to be read"
-    if problem:
-        raise UserError(f"{option} {printable(path)}: {problem}")
+        raise UserError(f"{option} {printable(path)}: expected a name that ends in {ending}")
+    if not file.absolute().parent.is_dir() or (file.exists() and not file.is_file()):
+        raise UserError(f"{option} {printable(path)}: expected the name of a file in a folder that is there")
+    if file.exists() and any(os.path.exists(other) and file.samefile(other) for other in inputs):
+        raise UserError(f"{option} {printable(path)}: would write over a picture that is to be read")
 
 
 def add_weights_options(parser: argparse.ArgumentParser) -> None:
