@@ -68,7 +68,7 @@ class MNIST(Dataset):
             raise ValueError(
                 f"augment: expected False, True, a strength in [0, 1], a pair or a function, not {augment!r}"
             )
-        self._augment = (float(ends[0]), float(ends[1])) if ends is augment else augment
+        self._augment: Augment = (float(ends[0]), float(ends[1])) if isinstance(augment, tuple | list) else augment
 
     targets = property(lambda self: self.labels)
 

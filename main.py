@@ -314,7 +314,6 @@ def make_training(settings: Settings, network: nn.Module, train_set: MNIST, test
     steps = len(batches) * settings.epochs
     scheduler = LambdaLR(optimizer, lambda step: learning_rate(step + 0.5, steps))  # at the middle of each step
     average, wrapped = copy.deepcopy(network), GraphedStep(distributed.wrap(network, batches))
-    distributed.keep_freed_memory()
     return Training(network, wrapped, average, optimizer, scheduler, train_set, batches, test_set)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import dataset
-from support.data.images import read_images, write_tar
+from support.data import read_images, write_tar
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -16,9 +16,7 @@ import faulthandler
 import gzip
 import io
 import itertools
-import os
 import random
-import resource
 import shutil
 import struct
 import sys
@@ -34,9 +32,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+from bounds import BLOCK, SIZE, chunk, member, peak
 from PIL import Image
 
 from support.data import DataError, read_images
+from support.data.png import SIGNATURE
 
 MAX_SECONDS = 5  # of CPU time, a case
 MAX_MEMORY = 300  # MB above what the program took before the first case
@@ -51,8 +51,6 @@ CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 KINDS = tuple(itertools.product((1, 2, 4, 8, 16), CHANNELS))  # of PNGs, some of them wrong
 NAMES = ("../x_1.png", "/", "0_0.png", "._0_0.png", "1_10.png", "7/3.png", "7/x.png", "7/3_7.png", "7/3_8.png", ".h/1")
 RECORDS = ("path", "size", "mtime", "comment", "hdrcharset", "linkpath", "GNU.sparse.map", "GNU.sparse.major")
-BLOCK = tarfile.BLOCKSIZE
-SIZE = 28
 ZEROS = bytes(20_000_000)  # what a bomb holds
 
 Members = list[tuple[str, bytes]]
@@ -92,9 +90,9 @@ def make_archive(draw: random.Random, depth: str, members: Members) -> bytes:
     headers = {"comment": "x" * draw.choice((0, 600))}
     with tarfile.open(fileobj=file, mode="w", format=form, pax_headers=headers) as archive:
         for name, data in members:
-            member = tarfile.TarInfo(name)
-            member.size, member.mtime = len(data), draw.choice((0, 1.5))
-            archive.addfile(member, io.BytesIO(data))
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(data), draw.choice((0, 1.5))
+            archive.addfile(info, io.BytesIO(data))
     data = file.getvalue()
     if depth == "headers":
         data = forge_headers(data, draw)
@@ -140,9 +138,8 @@ def make_description(draw: random.Random) -> bytes:
             content = draw.choice((b"9" * 2**20, b"2 " * 2**19, b"5 a=\n" * 2**17))
     else:
         content = draw.choice((draw.choice(NAMES).encode() + b"\0", b"x" * draw.choice((600, 2**20)), b""))
-    header = tarfile.TarInfo(draw.choice(NAMES))
-    header.type, header.size = bytes([kind]), len(content)
-    return header.tobuf(tarfile.GNU_FORMAT) + (b"" if kind == b"5"[0] else content + bytes(-len(content) % BLOCK))
+    whole = member(draw.choice(NAMES), content, bytes([kind]))
+    return whole[:BLOCK] if kind == tarfile.DIRTYPE[0] else whole
 
 
 def make_record(draw: random.Random, keyword: str) -> bytes:
@@ -193,10 +190,7 @@ def make_png(draw: random.Random, depth: str) -> bytes:
         chunks.insert(2, (b"tRNS", draw.choice((b"\xff" * 2, b"\0\7", b"\0\7\0\7\0\7", b"\xff" * 256, b"\0", b""))))
     if depth == "chunks":
         forge_chunks(chunks, draw)
-    packed = (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
-    png = b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+    png = SIGNATURE + b"".join(chunk(kind, data) for kind, data in chunks)
     return damage(png, draw) if depth == "png" else png
 
 
@@ -204,106 +198,68 @@ def forge_chunks(chunks: list[tuple[bytes, bytes]], draw: random.Random) -> None
     """Damage, drop, double or move a chunk, put foreign ones between, or change a number of the header."""
     position = draw.randrange(len(chunks))
     kind, data = chunks[position]
-    match draw.randrange(6):
-        case 0:
-            chunks[position] = (kind, damage(data, draw))
-        case 1:
-            del chunks[position]
-        case 2:
-            chunks.insert(position, (kind, data))
-        case 3:
-            chunks.insert(draw.randrange(len(chunks)), chunks.pop(position))
-        case 4:
-            foreign = draw.choice((b"tEXt", b"zTXt", b"iTXt", b"tRNS", b"gAMA", b"PLTE", b"acTL", b"eXIf", b"\0\0\0\0"))
-            bomb = b"Comment\0\0" + zlib.compress(ZEROS[:1_000_000])
-            content = draw.choice((b"", b"\0\1", bomb, draw.randbytes(draw.randrange(300))))
-            chunks[position:position] = [(foreign, content)] * draw.choice((1, 1, 1, 500, 1500))
-        case 5:
-            header = list(struct.unpack(">IIBBBBB", chunks[0][1]))
-            field = draw.randrange(7)
-            header[field] = draw.choice(NUMBERS) % (2**32 if field < 2 else 256)
-            chunks[0] = (b"IHDR", struct.pack(">IIBBBBB", *header))
+    foreign = draw.choice((b"tEXt", b"zTXt", b"iTXt", b"tRNS", b"gAMA", b"PLTE", b"acTL", b"eXIf", b"\0\0\0\0"))
+    content = draw.choice((b"", b"\0\1", b"Comment\0\0" + zlib.compress(ZEROS[:1_000_000]), draw.randbytes(300)))
+    field, number = draw.randrange(13), draw.choice((0, 1, 2, 3, 4, 5, 6, 7, 16, 27, 28, 29, 255))
+    header = chunks[0][1][:field] + bytes([number]) + chunks[0][1][field + 1 :]
+    change = (
+        lambda: chunks.__setitem__(position, (kind, damage(data, draw))),
+        lambda: chunks.pop(position),
+        lambda: chunks.insert(position, (kind, data)),
+        lambda: chunks.insert(draw.randrange(len(chunks)), chunks.pop(position)),
+        lambda: chunks.__setitem__(slice(position, position), [(foreign, content)] * draw.choice((1, 1, 1, 500, 1500))),
+        lambda: chunks.__setitem__(0, (b"IHDR", header)),
+    )
+    draw.choice(change)()
 
 
 def make_idx(draw: random.Random, folder: Path) -> Path:
     """Images and labels, of which one file lies, is damaged, compressed or missing."""
     count = draw.randrange(4)
-    images = struct.pack(">4I", 2051, count, SIZE, SIZE) + draw.randbytes(count * SIZE * SIZE)
-    labels = struct.pack(">2I", 2049, count) + bytes(draw.randrange(10) for _ in range(count))
-    files = [images, labels]
-    damaged = draw.randrange(2)
-    match draw.randrange(5):
-        case 0:
-            files[damaged] = damage(files[damaged], draw)
-        case 1:
-            field = 4 * draw.randrange(2 if damaged else 4)
-            number = struct.pack(">I", draw.choice((*NUMBERS, 2049, 2051, count + 1, 1_000_000)))
-            files[damaged] = files[damaged][:field] + number + files[damaged][field + 4 :]
-        case 2:
-            files[damaged] += draw.choice((b"\0", ZEROS))
+    files = [struct.pack(">4I", 2051, count, SIZE, SIZE) + draw.randbytes(count * SIZE * SIZE)]
+    files += [struct.pack(">2I", 2049, count) + bytes(draw.randrange(10) for _ in range(count))]
     for name, data in zip(("train-images-idx3-ubyte", "train-labels-idx1-ubyte"), files, strict=True):
+        field = 4 * draw.randrange(4)
+        number = struct.pack(">I", draw.choice((*NUMBERS, 2049, 2051, count + 1, 1_000_000)))
+        forged = data[:field] + number + data[field + 4 :]
+        data = draw.choice((data, data, data, forged, damage(data, draw), data + draw.choice((b"\0", ZEROS))))
         compress = draw.choice(COMPRESS)
         data = compress(data)
-        if draw.random() < 0.1:
-            data = damage(data, draw)
         if draw.random() < 0.95:
-            (folder / (name if compress is bytes else f"{name}.gz")).write_bytes(data)
+            packed = damage(data, draw) if draw.random() < 0.1 else data
+            (folder / (name if compress is bytes else f"{name}.gz")).write_bytes(packed)
     return next(folder.glob("*images*"), folder / "train-images-idx3-ubyte")
 
 
 def make_folder(draw: random.Random, folder: Path, members: Members) -> Path:
-    """Files in folders, among them what is no PNG, has no good name, is hidden, a link, a FIFO or lies deep."""
-    extras: Members = [
-        (draw.choice(NAMES).strip("/") or "x", draw.choice((make_png(draw, ""), b"", b"<html>", b"\xff\xd8\xff")))
-        for _ in range(draw.choice((0, 0, 1)))
-    ]
-    top = folder / "train"
-    for name, data in members + extras:
+    """Files in folders, among them what is no PNG, has no good name, is hidden or a link."""
+    top, other = folder / "train", draw.choice((make_png(draw, ""), b"", b"<html>", b"\xff\xd8\xff"))
+    for name, data in [*members, *[(draw.choice(NAMES).strip("/") or "x", other)] * draw.choice((0, 0, 1))]:
         path = top / name.replace("../", "").strip("/")
         if not path.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(damage(data, draw) if draw.random() < 0.1 else data)
-    match draw.randrange(8):
-        case 0:
-            link = top / draw.choice(("l_1.png", "8_1.png", ".hidden"))
-            link.symlink_to(draw.choice(("nowhere", ".", "..", "8_1.png")))
-        case 1:
-            os.mkfifo(top / draw.choice(("9_1.png", ".fifo", "LICENSE")))
-        case 2:
-            top.joinpath(*["d"] * draw.choice((20, 40))).mkdir(parents=True)
-        case 3:
-            for number in range(draw.choice((10, 300))):
-                (top / f"e{number}").mkdir()
+    if draw.random() < 0.2:
+        (top / draw.choice(("l_1.png", "8_1.png", ".hidden"))).symlink_to(
+            draw.choice(("nowhere", ".", "..", "8_1.png"))
+        )
     return top
 
 
 def damage(content: bytes, draw: random.Random) -> bytes:
     """Up to four times: a bit flipped; bytes overwritten, cut, inserted, doubled or moved; the end cut off."""
-    data = bytearray(content)
+    data = content
     for _ in range(draw.choice((1, 1, 2, 4))):
         start = draw.randrange(len(data) + 1)
         end = min(len(data), start + draw.choice((1, 2, 4, 16, 100, BLOCK, 3000)))
-        part = data[start:end]
-        match draw.randrange(8):
-            case 0 if part:
-                data[start] ^= 1 << draw.randrange(8)
-            case 1:
-                data[start:end] = draw.randbytes(len(part))
-            case 2:
-                data[start:end] = bytes([draw.choice((0, 1, 127, 128, 255))]) * len(part)
-            case 3:
-                del data[start:end]
-            case 4:
-                data[start:start] = draw.randbytes(len(part))
-            case 5:
-                data[start:start] = part
-            case 6:
-                del data[start:end]
-                position = draw.randrange(len(data) + 1)
-                data[position:position] = part
-            case 7:
-                del data[start:]
-    return bytes(data)
+        before, part, behind = data[:start], data[start:end], data[end:]
+        flipped = bytes([part[0] ^ 1 << draw.randrange(8)]) + part[1:] if part else part
+        same = bytes([draw.choice((0, 1, 127, 128, 255))]) * len(part)
+        for new in (flipped, draw.randbytes(len(part)), same, b"", part + draw.randbytes(len(part)), part * 2):
+            if draw.random() < 0.3:
+                part = new
+        data = draw.choice((before + part + behind, before + part + behind, part + before + behind, before + part))
+    return data
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------
@@ -338,7 +294,7 @@ def read_otherwise(path: Path) -> list[tuple[int, bytes]] | None:
             if path.is_dir():
                 files = (file for file in path.rglob("*") if file.is_file())
                 return in_order((str(file.relative_to(path)), file.read_bytes()) for file in files)
-            return idx_otherwise(path) if "images" in path.name else in_order(tar_otherwise(path))
+            return in_order(tar_otherwise(path))
     except Exception:  # whatever it is, it says nothing about this project
         return None
 
@@ -346,8 +302,7 @@ def read_otherwise(path: Path) -> list[tuple[int, bytes]] | None:
 def tar_otherwise(path: Path) -> Members:
     """Name and content of the regular files. Raises anything."""
     with tarfile.open(path) as archive:
-        members = [(member.name, archive.extractfile(member)) for member in archive if member.isfile()]
-        found = [(name, file.read()) for name, file in members if file is not None]
+        found = [(one.name, archive.extractfile(one).read()) for one in archive if one.isfile()]  # type: ignore[union-attr]
         archive.fileobj.seek(archive.offset)  # type: ignore[union-attr]
         if any(archive.fileobj.read(BLOCK)):  # type: ignore[union-attr]
             raise ValueError("what tarfile took for the end is a header that it does not understand")
@@ -372,19 +327,6 @@ def in_order(members: Iterable[tuple[str, bytes]]) -> list[tuple[int, bytes]]:
     return [(label, pixels) for _, _, label, pixels in found]
 
 
-def idx_otherwise(path: Path) -> list[tuple[int, bytes]]:
-    """Labels and pixels of a pair of IDX files. Raises anything."""
-    images, labels = (next(path.parent.glob(f"*{kind}*")).read_bytes() for kind in ("images", "labels"))
-    unpack = {b"\x1f\x8b": gzip.decompress, b"BZ": bz2.decompress}
-    images, labels = (unpack.get(data[:2], bytes)(data) for data in (images, labels))
-    return [(labels[8 + i], images[16 + i * SIZE**2 : 16 + (i + 1) * SIZE**2]) for i in range(len(labels) - 8)]
-
-
-def memory() -> float:
-    """Peak resident memory of this process in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-
-
 def run(count: int, seed: int, first: int = 0) -> dict[str, Any]:
     """Figures of `count` cases: loaded and refused by depth, what broke a rule, slowest in seconds, memory in MB."""
     loaded: collections.Counter[str] = collections.Counter()
@@ -397,7 +339,7 @@ def run(count: int, seed: int, first: int = 0) -> dict[str, Any]:
             folder = Path(top, "case")
             folder.mkdir()
             depth, path = make_case(draw, folder)
-            before = memory() if case == 0 else before
+            before = peak() if case == 0 else before
             faulthandler.dump_traceback_later(20 * MAX_SECONDS, exit=True)  # a case that hangs shows where
             try:
                 started = time.process_time()  # whatever else the machine does
@@ -409,7 +351,7 @@ def run(count: int, seed: int, first: int = 0) -> dict[str, Any]:
                 broken.append((first + case, depth, repr(error)))
             shutil.rmtree(folder)
         faulthandler.cancel_dump_traceback_later()
-    growth = memory() - before
+    growth = peak() - before
     if growth > MAX_MEMORY:
         broken.append((None, "all", f"took {growth:.0f} MB"))
     return {"loaded": loaded, "refused": refused, "broken": broken, "slowest": slowest, "memory": growth}
@@ -422,10 +364,10 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first case (default: %(default)s)")
     arguments = parser.parse_args()
     figures = run(arguments.count, arguments.seed, arguments.first)
-    print(f"{'damaged':<10} {'loaded':>7} {'refused':>7}")
+    loaded, refused = figures["loaded"], figures["refused"]
     for depth in DEPTHS:
-        print(f"{depth:<10} {figures['loaded'][depth]:>7,} {figures['refused'][depth]:>7,}")
-    print(f"{'total':<10} {figures['loaded'].total():>7,} {figures['refused'].total():>7,}")
+        print(f"{depth:<10} {loaded[depth]:>7,} loaded {refused[depth]:>7,} refused")
+    print(f"{'total':<10} {loaded.total():>7,} loaded {refused.total():>7,} refused")
     seconds, case = figures["slowest"]
     print(f"slowest {seconds:.2f} s of CPU time (case {case}), memory {figures['memory']:.0f} MB above the baseline")
     for broken in figures["broken"]:

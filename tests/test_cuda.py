@@ -1,13 +1,13 @@
 """Steps that a GPU replays: of which networks; and, skipped where there is no GPU, that a run keeps its promises."""
 
 import copy
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from runs import command, history_of
 from torch import nn
 
 import main
@@ -92,16 +92,15 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(small, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return epoch_of(training, epoch, settings)
 
-    for folder in ("whole", "stopped"):
-        files = ["--output-dir", str(tmp_path / folder), "--checkpoint-dir", str(tmp_path / folder), "--name", "run"]
-        argv = [*options, "--epochs", "3", "--lr", "0.01", "--device", "cuda", "--data-dir", str(small), *files]
-        if folder == "stopped":
+    for name in ("whole", "stopped"):
+        argv = command(tmp_path / name, small, *options, "--epochs", "3", "--lr", "0.01", "--device", "cuda")
+        if name == "stopped":
             monkeypatch.setattr(main, "train_and_test", stops)
             with pytest.raises(SystemExit):
                 main.main(argv)
             monkeypatch.setattr(main, "train_and_test", epoch_of)
         main.main([*argv, "--resume"])
-        losses.append(json.loads((tmp_path / folder / "run.json").read_text())["test_loss"])
+        losses.append(history_of(tmp_path / name)["test_loss"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
@@ -110,11 +109,10 @@ def test_a_process_of_torchrun_trains_as_one_without(small, tmp_path):
     """NCCL and synchronized batch normalization; a second process would need a second GPU."""
     losses = []
     for launcher in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]):
-        folder = str(tmp_path / f"{len(launcher)}")
-        files = ["--output-dir", folder, "--checkpoint-dir", folder, "--data-dir", str(small), "--name", "run"]
-        argv = ["--model", "lenet_bn", "--epochs", "2", "--lr", "0.01", "--device", "cuda", *files]
+        folder = tmp_path / f"{len(launcher)}"
+        argv = command(folder, small, "--model", "lenet_bn", "--lr", "0.01", "--device", "cuda")
         subprocess.run([sys.executable, *launcher, "main.py", *argv], cwd=Path(main.__file__).parent, check=True)
-        losses.append(json.loads(Path(folder, "run.json").read_text())["test_loss"])
+        losses.append(history_of(folder)["test_loss"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 

@@ -1,6 +1,5 @@
 """Several processes: the same training, shared out. They are forked with the variables that torchrun sets."""
 
-import json
 import os
 import signal
 import socket
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import NAME, command, history_of
+from torch.multiprocessing import ProcessExitedException, start_processes
 from torch.nn import functional as F
 
 import main
@@ -21,14 +22,9 @@ from support.compute import distributed
 from support.terminal import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-RUN = ["--epochs", "2", "--batch-size", "60", "--lr", "0.01", "--device", "cpu", "--name", "run"]
+# a rate so low that training does not blow rounding up: at 0.05 LeNet-5's first steps here are chaotic
+LENET = ["--model", "lenet", "--batch-size", "60", "--lr", "0.01"]
 PATIENCE = 120  # seconds; what is forked takes one or two
-
-
-def options(model: str, data: Path, folder: Path) -> list[str]:
-    """A rate so low that training does not blow rounding up: at 0.05 LeNet-5's first steps here are chaotic."""
-    files = ["--output-dir", str(folder / "results"), "--checkpoint-dir", str(folder / "checkpoints")]
-    return ["--model", model, "--data-dir", str(data), *RUN, *files]
 
 
 def variables(rank: int, count: int, port: int) -> dict[str, str]:
@@ -41,50 +37,36 @@ def fork(count: int, folder: Path, action: Callable[[int], object]) -> list[tupl
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = {}
-    for rank in range(count):
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                for number, name in ((1, "out"), (2, "err")):
-                    os.dup2(os.open(folder / f"{rank}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-                sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
-                os.environ |= variables(rank, count, port)
-                action(rank)
-                status = 0
-            except SystemExit as left:
-                status = left.code
-            finally:
-                os._exit(status)
-        processes[pid] = rank
-    statuses, ends = {}, time.monotonic() + PATIENCE
-    while processes:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid in processes:
-            statuses[processes.pop(pid)] = os.waitstatus_to_exitcode(status)
-        if any(statuses.values()) or time.monotonic() > ends:
-            time.sleep(0.2)  # torchrun looks every tenth of a second
-            for other in processes:
-                os.kill(other, signal.SIGTERM if time.monotonic() < ends else signal.SIGKILL)
-        time.sleep(0.01)
+
+    def process(rank):
+        for number, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(folder / f"{rank}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        os.environ |= variables(rank, count, port)
+        action(rank)
+
+    started = start_processes(process, nprocs=count, join=False, daemon=True, start_method="fork")
+    ends = time.monotonic() + PATIENCE
+    with suppress(ProcessExitedException):
+        while not started.join(1, grace_period=5) and time.monotonic() < ends:
+            pass
     printed = [[(folder / f"{rank}.{name}").read_text() for name in ("out", "err")] for rank in range(count)]
-    return [(statuses[rank], *printed[rank]) for rank in range(count)]
+    return [(process.exitcode, *printed[rank]) for rank, process in enumerate(started.processes)]
 
 
-def history_of(folder: Path) -> dict:
-    return json.loads((folder / "results" / "run.json").read_text())
+def fork_runs(folder: Path, data: Path, *options: str) -> list[tuple[int, str, str]]:
+    return fork(2, folder, lambda rank: main.main(command(folder, data, *LENET, *options)))
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoints" / "run.weights.pt", weights_only=True)["network"]
+    return torch.load(folder / "checkpoints" / f"{NAME}.weights.pt", weights_only=True)["network"]
 
 
 @pytest.fixture(scope="module")
 def two(sample, tmp_path_factory):
     """LeNet-5 trained by two processes: the folder, and what they printed."""
     folder = tmp_path_factory.mktemp("two")
-    ended = fork(2, folder, lambda rank: main.main(options("lenet", sample, folder)))
+    ended = fork_runs(folder, sample)
     assert [status for status, _, _ in ended] == [0, 0], ended
     return folder, ended
 
@@ -95,8 +77,8 @@ def test_two_processes_train_as_one_does(two, sample, tmp_path, model):
     folder, _ = two
     if model != "lenet":
         folder = tmp_path
-        fork(2, folder, lambda rank: main.main(options(model, sample, folder)))
-    main.main(options(model, sample, tmp_path / "one"))
+        fork_runs(folder, sample, "--model", model)
+    main.main(command(tmp_path / "one", sample, *LENET, "--model", model))
     ours, alone = history_of(folder), history_of(tmp_path / "one")
     assert (ours["processes"], alone["processes"]) == ([2, 2], [1, 1])
     for metric in ("train_loss", "test_loss"):
@@ -162,7 +144,7 @@ def test_where_a_process_is_killed_the_last_line_says_resume_and_that_goes_on(tw
 
     def action(rank):
         main.train_and_test = killed_in_epoch_2
-        main.main(options("lenet", sample, tmp_path))
+        main.main(command(tmp_path, sample, *LENET))
 
     ended = fork(2, tmp_path, action)
     assert ended[killed][0] == -signal.SIGKILL
@@ -171,7 +153,7 @@ def test_where_a_process_is_killed_the_last_line_says_resume_and_that_goes_on(tw
     assert "Traceback" not in err
     assert "--resume" in err.splitlines()[-1]
     assert not list(tmp_path.glob("results/*.json"))
-    fork(2, tmp_path, lambda rank: main.main([*options("lenet", sample, tmp_path), "--resume"]))
+    fork_runs(tmp_path, sample, "--resume")
     again, whole = history_of(tmp_path), history_of(two[0])
     assert all(again[metric] == whole[metric] for metric in ("train_loss", "test_loss"))
     torch.testing.assert_close(weights_of(tmp_path), weights_of(two[0]), rtol=0, atol=0)
@@ -188,7 +170,7 @@ def test_where_a_process_is_killed_the_last_line_says_resume_and_that_goes_on(tw
 def test_what_the_user_can_fix_is_said_once(sample, tmp_path, wrong):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "taken.json").write_text("{}")
-    ended = fork(2, tmp_path, lambda rank: main.main([*options("lenet", sample, tmp_path), *wrong]))
+    ended = fork_runs(tmp_path, sample, *wrong)
     assert all(status != 0 for status, _, _ in ended)
     said = "".join(err for _, _, err in ended)
     assert said.count("error: ") == 1, said
@@ -222,9 +204,8 @@ def test_variables_without_torchrun_change_nothing(monkeypatch, set_by_others):
 @pytest.mark.slow
 def test_torchrun_itself(two, sample, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "main.py"]
-    command = [*launcher, *options("lenet", sample, tmp_path)]
-    ended = subprocess.run(command, cwd=Path(main.__file__).parent, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert ended.returncode == 0
+    argv = [*launcher, *command(tmp_path, sample, *LENET)]
+    subprocess.run(argv, cwd=Path(main.__file__).parent, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
     assert history_of(tmp_path)["test_loss"] == history_of(two[0])["test_loss"]
 
 

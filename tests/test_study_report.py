@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from documents import LECUN, check_numbers, parse
 from test_axes import assert_clean
 
 import dataset
@@ -170,58 +171,12 @@ def test_the_tables_hold_what_was_measured(groups):
     assert found["Gradients with batch normalization"]["F7, 4"]["‖g‖·‖W‖"] == "0.25 [0.25, 0.25]"
 
 
-def parse(text):
-    """Cells of Markdown by the heading of their table, their row and their column."""
-    found = {}
-    for section in text.split("\n## ")[1:]:
-        rows = [line[2:-2].split(" | ") for line in section.splitlines() if line.startswith("| ")]
-        assert {len(row) for row in rows} == {len(rows[0])}
-        cells = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[2:]}
-        found[section.partition("\n")[0]] = cells
-    return found
-
-
-NUMBER = r"[+-]?\d+(?:,\d{3})*(?:\.\d+)?"
-NO_NUMBERS = r"`[^`]*`|\]\([^)]*\)|LeNet-5|\b[CFS]\d\b|95 % CI|1998|assignment 1|Observation \d"
-LECUN = {"plain": {"error, %": "0.95"}, "distorted": {"error, %": "0.8"}}  # LeCun et al. 1998, section III.B
-
-
 def test_every_number_of_the_page_is_the_one_of_its_row_and_column():
-    """A comment behind a passage names the cells that its numbers come from, in their order.
-
-    A cell is TABLE | ROW | COLUMN; what is left out is that of the cell before. Of a cell with an interval the first
-    number may stand alone. A number may have fewer digits than its cell, but not hide a sign.
-    """
-    known = parse((FOLDER / "tables.md").read_text()) | {"LeCun 1998": LECUN}
-    constants = (
-        f"{study.SEEDS} seeds|{main.Settings.epochs} epochs|±{100 * results.MARGIN:g} points|p < {statistics.ALPHA:g}|"
-    )
-    constants += f"{28 * dataset.TRANSLATION:g} pixels|{dataset.ROTATION} degrees|"
+    constants = f"{study.SEEDS} seeds|{main.Settings.epochs} epochs|±{100 * results.MARGIN:g} points|"
+    constants += f"p < {statistics.ALPHA:g}|{28 * dataset.TRANSLATION:g} pixels|{dataset.ROTATION} degrees|"
     constants += f"about {100 * (1 - np.sqrt(1 - 1 / study.SEEDS)):.0f} % of the seeds' part"
-    text = re.sub(r"^\d\. ", "", (FOLDER / "README.md").read_text(), flags=re.MULTILINE)
-    parts = re.split(r"<!-- (.*?) -->", " ".join(text.split()))
-    passages = [re.findall(NUMBER, re.sub(rf"{NO_NUMBERS}|{constants}", "", part)) for part in parts[::2]]
-    assert passages.pop() == []  # behind the last comment
-    for waiting, comment in zip(passages, parts[1::2], strict=True):
-        cell: list[str] = []
-        for words in comment.split("; "):
-            found = words.split(" | ")
-            cell = [*cell[: 3 - len(found)], *found]
-            table, row, column = cell
-            numbers = re.findall(NUMBER, known[table][row][column])
-            assert waiting, cell
-            assert is_rounded(waiting.pop(0), numbers.pop(0)), cell
-            while waiting and numbers:
-                if is_rounded(waiting[0], numbers.pop(0)):
-                    waiting.pop(0)
-        assert waiting == [], comment
-
-
-def is_rounded(number, exact):
-    """Whether a number of the page is that of its cell; without a sign, whether its size is."""
-    signed, digits = number[0] in "+-", len(number.partition(".")[2])
-    value = float(exact.replace(",", "")) if signed else abs(float(exact.replace(",", "")))
-    return f"{value:{'+' * signed}.{digits}f}" == number.replace(",", "") and (value == 0 or re.search("[1-9]", number))
+    known = parse((FOLDER / "tables.md").read_text()) | LECUN
+    assert check_numbers((FOLDER / "README.md").read_text(), known, constants) > 90
 
 
 def test_the_page_is_short_and_shows_every_figure_of_the_study(drawn):

@@ -6,7 +6,6 @@ With a single process every function here does nothing, or the plain thing. It k
 import math
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from support.seeds import ORDER, seed_of
-from support.terminal import UserError
+from support.terminal import UserError, warn
 
 Result = TypeVar("Result")
 IMAGES_AT_ONCE = 1024  # made together, for several batches: the calls that make 128 cost more than the work on them
@@ -72,8 +71,7 @@ def process_group(device: torch.device) -> Iterator[None]:
         lost = isinstance(error, dist.DistError) or "gloo" in str(error)
         ended = not is_main() and error.args == (signal.SIGTERM,)  # by torchrun; the main process says so itself
         if (lost or ended) and rank() < 2:
-            message = "error: the processes of this run have ended; the same command with --resume goes on"
-            print(message, file=sys.stderr)
+            warn("the processes of this run have ended; the same command with --resume goes on", "error")
         if lost:
             raise SystemExit(1) from None
         raise
@@ -88,14 +86,6 @@ def use_batch_scheduling() -> None:
     """
     if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next step, which would else fault it in anew, page by page.
-
-    Its limit rises to the largest block freed so far, up to 32 MiB: mallopt(3), M_MMAP_THRESHOLD.
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def main_decides(action: Callable[[], Result]) -> Result:

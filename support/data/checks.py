@@ -13,8 +13,7 @@ def data_warnings(train_set: Any, test_set: Any, test_name: str = "test") -> lis
     found, every = [], set(range(max(2, *(1 + some.max() for some in labels))))
     for name, pixels, some in zip(sets, images, labels, strict=True):
         if absent := sorted(every.difference(some.tolist())):
-            more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
-            found.append(f"the {name} set holds no {', '.join(map(str, absent[:10]))}{more}")
+            found.append(f"the {name} set holds no {', '.join(map(str, absent[:10]))}{', ...' if absent[10:] else ''}")
         found += [f"the {name} set: {problem}" for problem in _problems(pixels)]
     train, test = map(len, labels)
     if test > train:

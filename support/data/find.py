@@ -97,8 +97,7 @@ def _not_found(folder: Path, missing: list[Path], near: list[Source]) -> str:
     """What is said where a folder does not hold the data: what it holds, what was expected, what to type."""
     if folder.is_file():
         with unpacked(folder) as content:
-            kind = what_is(content.peek(512)) or "a file"
-            return f"{printable(folder)}: is {kind}; expected a folder with {_EXPECTED}"
+            return f"{printable(folder)}: is {what_is(content.peek(512)) or 'a file'}; expected a folder of {_EXPECTED}"
     names = sorted(printable(path.name) for path in folder.iterdir()) if folder.is_dir() else []
     holds = f"it holds {', '.join(names[:8])}{' ...' if names[8:] else ''}" if names else "nothing lies there"
     advice = f"put there what is missing, unpack what is packed; {LINES}; MNIST itself lies in {printable(DATA)}"
@@ -123,8 +122,7 @@ def unpacked(path: Path) -> Iterator[Any]:
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size > MAX_BYTES:
             raise ValueError(f"has over {MAX_BYTES:,} bytes, more than are read")
-        start = file.peek(2)[:2]  # type: ignore[attr-defined]
-        opener: Any = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}.get(start)
+        opener: Any = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}.get(file.peek(2)[:2])  # type: ignore[attr-defined]
         yield io.BufferedReader(opener(file), 2**16) if opener else file
 
 

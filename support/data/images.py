@@ -44,8 +44,7 @@ def read_images(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     a folder of their label; or an IDX file of images, beside the one of its labels. PNGs in folders of their label are
     ordered by number where each has one of its own, else by path.
     """
-    path = Path(path)
-    with data_errors(path):
+    with data_errors(path := Path(path)):
         if path.is_dir():
             return _read_pngs(_folder(path))
         with unpacked(path) as content:
@@ -97,8 +96,7 @@ def _read_pngs(files: Iterator[tuple[str, bytes | None]]) -> tuple[np.ndarray, n
                 lines += png.scanlines(data)
                 number, label = _number_and_label(path)
             except ValueError as error:
-                kind = what_is(data)
-                said = error if kind in (None, "a PNG") else f"is {kind}; expected a PNG"
+                said = f"is {kind}; expected a PNG" if (kind := what_is(data)) not in (None, "a PNG") else error
                 raise ValueError(f"{path[-100:]!r} {said}") from None
             paths.append(path)
             numbers.append(number)
@@ -158,7 +156,7 @@ def _archive(content: Any) -> Iterator[tuple[str, bytes | None]]:
 
     tarfile parses the headers. Its TarFile takes a damaged one for the end, and a pax header in time by its square.
     """
-    position, path_of_next = 0, ""
+    position, left, path_of_next = 0, 0, ""
     while any(header := content.read(tarfile.BLOCKSIZE)):
         try:
             member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
@@ -173,15 +171,16 @@ def _archive(content: Any) -> Iterator[tuple[str, bytes | None]]:
         position += tarfile.BLOCKSIZE + left
         if size < 0 or position > MAX_BYTES or ((is_image or is_about_next) and size > MAX_MEMBER):
             raise ValueError(f"{path[-100:]!r} claims {size:,} bytes; at most {MAX_MEMBER:,} are read")
-        data = b""
-        for part in _parts(content, left):  # one alone of what is read
-            data, left = part[:size], left - len(part)
+        data = content.read(min(left, MAX_MEMBER))  # all of it, but for what is skipped
+        left -= len(data)
+        while left and (skipped := content.read(min(left, MAX_MEMBER))):
+            left -= len(skipped)
         if left:
-            raise ValueError("is cut off before its end")
-        path_of_next = (path_of_next or _path_of_next(member.type, data)) if is_about_next else ""
-        yield path, data if is_image else None
-    if not header or any(part.strip(b"\0") for part in _parts(content, MAX_BYTES)):
-        raise ValueError("is cut off, or goes on behind its end")
+            break
+        path_of_next = (path_of_next or _path_of_next(member.type, data[:size])) if is_about_next else ""
+        yield path, data[:size] if is_image else None
+    if not header or left or content.read(MAX_MEMBER).strip(b"\0") or content.read(1):
+        raise ValueError("is cut off before its end, or goes on behind it")
 
 
 def _path_of_next(kind: bytes, data: bytes) -> str:
@@ -191,20 +190,15 @@ def _path_of_next(kind: bytes, data: bytes) -> str:
         fields[b"path"] = data.partition(b"\0")[0]
     for _ in range(MAX_RECORDS if kind in _PAX else 0):
         record = re.match(rb"([0-9]{1,7}) ([^=\n]{1,100})=", data)
-        if record and record.end() < (length := int(record[1])) <= len(data):
-            fields[record[2]], data = data[record.end() : length - 1], data[length:]
-    if (data and kind in _PAX) or b"size" in fields or b"GNU.sparse" in b" ".join(fields):
-        raise ValueError(f"has a pax header that is damaged, of over {MAX_RECORDS} records, or of a sparse file")
-    if kind == tarfile.XGLTYPE and b"path" in fields:
-        raise ValueError("has one path for all members, in a global pax header")
+        if not record or not record.end() < (length := int(record[1])) <= len(data):
+            break
+        fields[record[2]], data = data[record.end() : length - 1], data[length:]
+    refused = b"size" in fields or b"GNU.sparse" in b" ".join(fields) or (b"path" in fields and kind == tarfile.XGLTYPE)
+    if refused or (data and kind in _PAX):
+        raise ValueError(
+            f"has a pax header that is damaged, of over {MAX_RECORDS} records, sparse, or about all members"
+        )
     return fields.get(b"path", b"").decode("utf-8", "surrogateescape")
-
-
-def _parts(content: Any, size: int) -> Iterator[bytes]:
-    """So many bytes, in parts of at most MAX_MEMBER, whatever a header claims; fewer at the end."""
-    while size and (part := content.read(min(size, MAX_MEMBER))):
-        size -= len(part)
-        yield part
 
 
 def _read_idx(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -219,7 +213,7 @@ def _read_idx(path: Path) -> tuple[np.ndarray, np.ndarray]:
         with unpacked(file) as content:
             data = bytearray(content.read(8 + 4 * len(shape)))
             start, count, size = len(data), int.from_bytes(data[4:8], "big"), int(np.prod(shape))
-            for part in _parts(content, size * min(count, MAX_IMAGES) + 1):
+            while len(data) <= start + size * min(count, MAX_IMAGES) and (part := content.read(MAX_MEMBER)):
                 data += part
         header = np.array([0x801 + len(shape), count, *shape], ">u4").tobytes()
         if data[:start] != header or not count or len(data) != start + size * count:
