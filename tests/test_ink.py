@@ -63,14 +63,6 @@ def test_prepared_as_mnist_is(digit, pen):
         assert difference(prepare(Image.fromarray(prepared)), prepared) < 0.1  # what looks like MNIST stays so
 
 
-def test_proportions_are_kept():
-    wide = Image.new("L", (400, 300), 255)
-    ImageDraw.Draw(wide).ellipse((100, 100, 299, 199), outline=0, width=14)
-    rows, columns = (prepare(wide).any(axis).nonzero()[0] for axis in (1, 0))
-    assert len(columns) == 20
-    assert len(rows) == pytest.approx(10, abs=1)
-
-
 def test_turned_to_the_left_and_cut_out():
     mask = np.asarray(drawn(7)) == 0
     mask = mask[lines.extent(mask)]
@@ -108,16 +100,6 @@ def test_blots_and_narrow_loops_keep_loops_and_strokes(digit, level):
     rows, columns = lines.extent(prepared > 40)
     proportion = (columns.stop - columns.start) / (rows.stop - rows.start)
     assert proportion == pytest.approx(mask.shape[1] / mask.shape[0], abs=0.15)
-
-
-@pytest.mark.parametrize("pen", [2, 5])
-def test_hairline_becomes_a_stroke_even_if_a_tiny_loop_closes(pen):
-    image = Image.new("L", (600, 600), 255)
-    draw = ImageDraw.Draw(image)
-    draw.line((150, 100, 420, 100, 260, 520), fill=0, width=pen, joint="curve")
-    draw.ellipse((150, 100, 150 + 4 * pen, 100 + 3 * pen), outline=0, width=pen)
-    darkest = prepare(image).max(1)
-    assert darkest[darkest > 0].min() > 200
 
 
 # --- the same digit however it looks ----------------------------------------------------------------------------------
@@ -262,14 +244,6 @@ def test_the_small_loop_of_a_broad_brush_is_kept_open():
     draw.ellipse((103, 101, 117, 115), fill=120)  # of the hole one gray pixel is left
     small = image.filter(ImageFilter.GaussianBlur(7)).resize((28, 28), Image.Resampling.BOX)
     assert painter.holes(found(small)[0].mask) == 2  # the loop, and all that lies outside
-
-
-def test_paper_with_a_stroke_at_the_edge_is_no_sheet_without_it():
-    image = Image.new("L", (400, 500), 90)
-    draw = ImageDraw.Draw(image)
-    draw.polygon([(120, 0), (400, 0), (400, 140)], fill=200)
-    draw.line((80, 180, 280, 220, 300, 380, 60, 440), fill=200, width=40, joint="curve")
-    assert [sheet.whole for sheet in ink.find_sheets(ink.flatten(image))] == [True]
 
 
 # --- strokes are no lines ---------------------------------------------------------------------------------------------

@@ -217,14 +217,6 @@ def test_the_page_is_one_small_file_that_names_no_other():
     assert "default-src 'none'" in text
 
 
-@pytest.mark.parametrize("name", ["lenet", "mlp", "lenet_bn"])
-def test_any_of_the_three_networks_gives_a_page_and_keeps_its_mode(name, tmp_path):
-    network = MODELS[name]().train()
-    write_page(tmp_path / "draw.html", name, network)
-    assert network.training
-    assert (tmp_path / "draw.html").stat().st_size < 500_000
-
-
 class Other(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -394,15 +386,6 @@ def test_blots_and_narrow_loops_are_prepared_as_predict_does(digit, opened):
         mask.ravel().astype(int).tolist(),
     )
     assert np.abs(np.reshape(seen, (28, 28)) - normalize(mask).astype(int)).max() <= 4  # Pillow rounds twice
-
-
-def test_the_ten_probabilities_sum_to_one_and_are_shown(opened):
-    page = opened()
-    draw(page, DIGITS[2], (0.2, 0.2, 0.6))
-    rows = [row.text.split("\n") for row in settled(page).find_elements(By.CSS_SELECTOR, "#bars li")]
-    assert [row[0] for row in rows] == list("0123456789")
-    assert sum(page.execute_script("return reading.probabilities")) == pytest.approx(1)
-    assert rows[2][1] == shown(page, "share")
 
 
 def maps_of(page: Driver) -> list[list[float]]:

@@ -269,7 +269,7 @@ def _fit_surface(terms: np.ndarray, colours: np.ndarray, surface: np.ndarray, sh
     squares with Cauchy's weights, so that ink, dark or light, counts for little.
     """
     coefficients = np.zeros((terms.shape[1], 3))
-    for _ in range(10):
+    for _ in range(6):
         distance = np.linalg.norm(colours - surface, axis=1)
         usual, far = np.quantile(distance, (share, 0.95))
         scale = max(min(usual, 0.12 * far), 2.0)  # a distance of 2 of 255 is nothing
