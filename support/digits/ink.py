@@ -302,9 +302,8 @@ def _threshold(signal: np.ndarray, possible: np.ndarray) -> float:
     counts, edges = np.histogram(candidates, 256, (0, candidates.max()))
     counts[0] += len(candidates)
     centres = (edges[:-1] + edges[1:]) / 2
-    low = np.cumsum(counts)[:-1] / counts.sum()
-    sums = np.cumsum(counts * centres)[:-1] / counts.sum()
-    between = (np.average(centres, weights=counts) * low - sums) ** 2 / (low * (1 - low))
+    low, sums = np.cumsum(counts) / counts.sum(), np.cumsum(counts * centres) / counts.sum()
+    between = (sums[-1] * low - sums)[:-1] ** 2 / (low * (1 - low))[:-1]
     split = edges[1 + between.argmax()]
     return max(float(np.median(values[values >= split])) / 2, floor)
 
@@ -317,8 +316,7 @@ class Glyph:
     """Ink that may be a digit: a connected piece, or several that stand close."""
 
     mask: np.ndarray  # bool (h, w), cut out tightly
-    left: int  # pixels of the sheet
-    top: int
+    at: tuple[slice, slice]  # rows and columns of the sheet
     scale: float = 1  # of the picture, a pixel of the mask
     box: tuple[float, float, float, float] = (0, 0, 0, 0)  # in the picture: left, top, right, bottom
     cut: bool = False  # something that hung together with it was taken away
@@ -343,19 +341,19 @@ class Glyph:
     def on(self, shape: tuple[int, int]) -> np.ndarray:
         """Its ink on a sheet of that shape: bool (H, W)."""
         result = np.zeros(shape, bool)
-        result[self.top : self.top + self.height, self.left : self.left + self.width] = self.mask
+        result[self.at] = self.mask
         return result
 
 
 def glyph_of(mask: np.ndarray) -> Glyph:
     """The glyph of a mask (H, W), not empty, that begins where its sheet does."""
-    rows, columns = extent(mask)
-    return Glyph(mask[rows, columns], columns.start, rows.start)
+    at = extent(mask)
+    return Glyph(mask[at], at)
 
 
 def _on_one_sheet(one: Glyph, other: Glyph) -> tuple[np.ndarray, np.ndarray]:
     """The masks of two glyphs on a sheet that is just large enough: bool (H, W), twice."""
-    shape = max(g.top + g.height for g in (one, other)), max(g.left + g.width for g in (one, other))
+    shape = max(one.at[0].stop, other.at[0].stop), max(one.at[1].stop, other.at[1].stop)
     return one.on(shape), other.on(shape)
 
 
@@ -391,11 +389,9 @@ def glyphs_on(sheet: Sheet) -> list[Glyph]:
             raise PictureError("nothing in it looks like ink")
         mask, taken = mask & ~found, taken | found
         possible &= ~ndimage.binary_dilation(found, EIGHT, iterations=2) | mask
-    whole = mask | taken
     glyphs = _join(_pieces(mask & ~_faint_holes(mask, signal), sheet.inside))
-    if taken.any():
-        for glyph in glyphs:
-            _find_what_was_taken(glyph, whole)
+    for glyph in glyphs if taken.any() else []:
+        _find_what_was_taken(glyph, mask | taken)
     return glyphs
 
 
@@ -458,10 +454,10 @@ def _pieces(mask: np.ndarray, inside: np.ndarray) -> list[Glyph]:
     on_edge: list[Glyph] = []
     for number in masses.argsort()[::-1][:MAX_PIECES]:
         if masses[number]:
-            rows, columns = boxes[number - 1]
-            piece = Glyph(numbers[rows, columns] == number, columns.start, rows.start)
-            along_edge = (piece.mask & rim[rows, columns]).sum() > piece.side / 2
-            near_edge = (piece.mask & border[rows, columns]).sum() > masses[number] / 2
+            at = boxes[number - 1]
+            piece = Glyph(numbers[at] == number, at)
+            along_edge = (piece.mask & rim[at]).sum() > piece.side / 2
+            near_edge = (piece.mask & border[at]).sum() > masses[number] / 2
             (on_edge if along_edge or near_edge else pieces).append(piece)
     pieces = pieces if any(piece.side >= LEGIBLE for piece in pieces) else on_edge + pieces
     if not any(piece.side >= LEGIBLE for piece in pieces):
@@ -481,8 +477,7 @@ def _join(pieces: list[Glyph]) -> list[Glyph]:
 def _belong_together(one: Glyph, other: Glyph) -> bool:
     """Whether two glyphs that stand close are parts of one digit rather than two digits."""
     # between the two boxes; negative where they overlap
-    across = max(one.left, other.left) - min(one.left + one.width, other.left + other.width)
-    down = max(one.top, other.top) - min(one.top + one.height, other.top + other.height)
+    down, across = (max(a.start, b.start) - min(a.stop, b.stop) for a, b in zip(one.at, other.at, strict=True))
     if max(across, down) > CLOSE * max(one.side, other.side):
         return False
     narrow, wide = sorted((one.width, other.width))
@@ -513,7 +508,7 @@ def find_glyphs(picture: Image.Image) -> list[Glyph]:
 def _placed(glyph: Glyph, sheet: Sheet) -> Glyph:
     """The glyph of a sheet, its box and scale in the picture."""
     scale = (sheet.box[2] - sheet.box[0]) / sheet.pixels.width
-    left, top = sheet.box[0] + scale * glyph.left, sheet.box[1] + scale * glyph.top
+    left, top = sheet.box[0] + scale * glyph.at[1].start, sheet.box[1] + scale * glyph.at[0].start
     box = (left, top, left + scale * glyph.width, top + scale * glyph.height)
     return replace(glyph, box=box, scale=scale, whole=glyph.whole and _placed(glyph.whole, sheet))
 
