@@ -48,7 +48,7 @@ NESTEROV = True
 WARMUP_STEPS = 150  # a third of an epoch of MNIST, in which the learning rate climbs from 0
 MAX_WARMUP = 0.2  # of all steps: so much of a short run, or of one on little data
 DECAY = 0.2  # of all steps, the last, in which the learning rate falls to 0
-MAX_GRAD_NORM = 2.0  # gradients are clipped to this L2 norm; without it LeNet-5 diverges on small data sets
+MAX_GRAD_NORM = 2.0  # L2, of all gradients; without it some runs of LeNet-5 hardly learn on little data
 AVERAGING = 4  # what is tested and kept is an average of the weights, see `update_average`
 BN_IMAGES = 10_000  # training images that batch normalization's statistics are measured on: more change nothing
 AUGMENT = (0.0, 1.0)  # each image at its own strength: some nearly as they are, as test images are
@@ -163,13 +163,11 @@ def predict(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tup
 
 
 def in_order(dataset: Dataset, indices: range) -> Iterable[tuple[Tensor, Tensor]]:
-    """These images in their order, in batches of TEST_BATCH."""
+    """These images in their order, in batches of one size, up to TEST_BATCH: one image left over has no variance."""
     if not isinstance(dataset, MNIST):
         return DataLoader(Subset(dataset, indices), TEST_BATCH)
-    starts = range(
-        0, max(1, len(indices) - 1), TEST_BATCH
-    )  # one that is left over has no variance: no batch of its own
-    return (dataset[indices[a:b]] for a, b in zip(starts, [*starts[1:], len(indices)], strict=True))
+    batches = torch.tensor(indices).tensor_split(max(1, math.ceil(len(indices) / TEST_BATCH)))
+    return (dataset[batch] for batch in batches)
 
 
 # --- what is unusual about the recipe ---------------------------------------------------------------------------------
@@ -236,28 +234,32 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
         torch.set_num_threads(settings.threads)
     device = distributed.choose_device(settings.device)
     with distributed.process_group(device), ExitStack() as stack:
-        train_set, test_set, data, found = distributed.main_decides(lambda: load_data(settings))
+        train_set, test_set, data = distributed.main_decides(lambda: load_data(settings))
         train_set.to(device), test_set.to(device)
         torch.manual_seed(seed_of(WEIGHTS, settings.seed))
         network, shape = build_network(settings.model, data["classes"]), train_set[0][0].shape
         layers = describe(network, shape)
         check_logits(network, shape, data["classes"])
         distributed.check_batch_size(settings.batch_size, len(train_set), network)
-        record = new_history(settings, callback, data, network, distributed.device_name(device))
+        recipe = recipe_of(network, settings.augment) | data | {"device": distributed.device_name(device)}
+        record = history.new_history(vars(settings) | data, DEFAULTS, recipe, callback.measures)
         files = checkpoint.RunFiles(record["name"], Path(settings.output_dir), Path(settings.checkpoint_dir))
-        training = make_training(settings, network.to(device), train_set, test_set)
         state = distributed.main_decides(
             lambda: checkpoint.open_run(stack, files, record, settings.resume, settings.restart)
         )
         if state and state["finished"]:
-            if distributed.is_main():
-                print(f"{files.name} is finished")
             return state["history"]
+        training = make_training(settings, network.to(device), train_set, test_set)
         if state:
             checkpoint.restore(state, files.checkpoint, training._asdict())
             record = history.resumed(state["history"], record)
         if distributed.is_main():
-            introduce(record, layers, training, found)
+            threads = f"{distributed.world_size()} x {torch.get_num_threads()} threads"
+            print(f"{record['name']}: {record['device']}, {threads}, seed {settings.seed}\n{layers}")
+            if state:
+                print(f"going on behind epoch {history.epochs_done(record)} of {settings.epochs}")
+            for warning in data_warnings(train_set, test_set, history.held_out(record)):
+                warn(warning)
             stack.enter_context(checkpoint.saying_how_to_resume(files, record))
         callback.stop = False  # it may have ended another run before
         if not state:
@@ -277,27 +279,25 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
     return record
 
 
-def load_data(settings: Settings) -> tuple[MNIST, MNIST, History, str]:
-    """Training and test set, what a history says of them, and where they were found.
+def load_data(settings: Settings) -> tuple[MNIST, MNIST, History]:
+    """Training and test set, and what a history says of them. What was found is printed.
 
     For validation the last training images take the place of the test set, which is not read. The data are called
     MNIST, if they are, whatever their archive is called; else by the name of their folder.
     """
     source, held_out = find_data(settings.data_dir), settings.validation
-    train_set = MNIST(source.train)
-    read = {"train": train_set.sha256()}
-    if held_out >= len(train_set):
-        raise UserError(f"--validation {held_out}: expected less than the {len(train_set):,} training images")
-    if held_out:
-        train_set, test_set = train_set.split(held_out)
-    else:
-        test_set = MNIST(source.test)
-        read["test"] = test_set.sha256()
-    data: History = {"data": "MNIST" if read.items() <= MNIST_SHA256.items() else source.folder.resolve().name}
+    sets = [MNIST(path) for path in ([source.train] if held_out else [source.train, source.test])]
+    is_mnist = all(one.sha256() in MNIST_SHA256.values() for one in sets)
+    if held_out >= len(sets[0]):
+        raise UserError(f"--validation {held_out}: expected less than the {len(sets[0]):,} training images")
+    train_set, test_set = sets[0].split(held_out) if held_out else sets
+    kind = "validation" if held_out else "test"
+    print(f"{len(train_set):,} training and {len(test_set):,} {kind} images: {printable(source.found)}")
+    data: History = {"data": "MNIST" if is_mnist else source.folder.resolve().name}
     data |= {"classes": max(len(train_set.classes), len(test_set.classes))}
     data |= {"train_images": len(train_set), "test_images": len(test_set)}
     data |= {"train_sha256": train_set.sha256(), "test_sha256": test_set.sha256()}
-    return train_set, test_set, data, source.found
+    return train_set, test_set, data
 
 
 def build_network(model: str, classes: int) -> nn.Module:
@@ -331,57 +331,42 @@ def train_and_test(training: Training, epoch: int, settings: Settings) -> dict[s
         recalibrate_batch_norm(average, network, train_set)
     test_loss, test_accuracy = test(average, test_set)
     if not math.isfinite(train_loss + test_loss):
-        raise UserError(
-            f"the loss is no longer finite in epoch {epoch}: peak learning rate {settings.lr:g}, weight decay "
-            f"{settings.weight_decay:g}\ntry a lower --lr or --weight-decay; the epochs before this one are kept"
-        )
+        told = f"peak learning rate {settings.lr:g}, weight decay {settings.weight_decay:g}"
+        problem = f"the loss is no longer finite in epoch {epoch}: {told}"
+        raise UserError(f"{problem}\ntry a lower --lr or --weight-decay; the epochs before this one are kept")
     measured = (train_loss, train_accuracy, test_loss, test_accuracy, time.perf_counter() - started)
     used = (float(rate), torch.get_num_threads(), distributed.world_size())
     return dict(zip(history.LISTS, measured + used, strict=True))
 
 
-def new_history(settings: Settings, callback: Callback, data: History, network: nn.Module, device: str) -> History:
-    """The history of the run before its first epoch: settings, recipe, network, data, device."""
+def recipe_of(network: nn.Module, augment: bool) -> History:
+    """What a history says of how, and which, network is trained."""
     recipe: History = {"optimizer": "SGD", "momentum": MOMENTUM, "nesterov": NESTEROV, "max_grad_norm": MAX_GRAD_NORM}
     recipe |= {"warmup_steps": WARMUP_STEPS, "max_warmup": MAX_WARMUP, "decay": DECAY}
     recipe |= {"averaging": AVERAGING, "bn_images": BN_IMAGES, "mean": MEAN, "std": STD, "padding": PADDING}
-    if settings.augment:
+    if augment:
         recipe |= {"rotation": ROTATION, "translation": TRANSLATION, "min_crop": MIN_CROP}
         recipe |= {"augment_strength_min": AUGMENT[0], "augment_strength_max": AUGMENT[1]}
-    recipe |= {"parameters": count_parameters(network), "network_sha256": checkpoint.network_sha256(network)}
-    return history.new_history(vars(settings) | data, DEFAULTS, recipe, device, callback.measures)
+    return recipe | {"parameters": count_parameters(network), "network_sha256": checkpoint.network_sha256(network)}
 
 
 # --- what it prints and keeps -----------------------------------------------------------------------------------------
 
 
-def introduce(record: History, layers: str, training: Training, found: str) -> None:
-    """Say what is about to be trained, on what, and what looks wrong about it."""
-    images = f"{record['train_images']:,} training and {record['test_images']:,} {history.held_out(record)} images"
-    threads = f"{distributed.world_size()} x {torch.get_num_threads()} threads"
-    print(f"{images}: {printable(found)}")
-    print(f"{record['name']}: {record['device']}, {threads}, seed {record['seed']}\n{layers}")
-    if done := history.epochs_done(record):
-        print(f"going on behind epoch {done} of {record['epochs']}")
-    for warning in data_warnings(training.train_set, training.test_set, history.held_out(record)):
-        warn(warning)
-
-
 def finish(files: checkpoint.RunFiles, training: Training, record: History, pictures: bool) -> None:
     """Write weights, arrays, history and picture; then mark the checkpoint as finished."""
-    train_set, test_set = training.train_set, training.test_set
-    arrays = result.answers(*predict(training.average, in_order(test_set, range(len(test_set)))))
+    test_set, average = training.test_set, training.average
+    arrays = result.answers(*predict(average, in_order(test_set, range(len(test_set)))))
     if pictures:
-        arrays |= result.pictures(training.average, test_set.images, arrays)
-        if record["augment"]:
-            torch.manual_seed(seed_of(DRAWS, record["seed"]))
-            arrays |= result.draws(train_set, record["classes"], lambda images: warp(images, draw_affine(len(images))))
-    checkpoint.save_result(files, training.average, record, arrays)
-    drawn = pictures and result.save_picture(
-        files, lambda file: plot.save(plot.draw_run(record), file, record["digest"])
-    )
+        arrays |= result.pictures(average, test_set.images, arrays)
+    if pictures and record["augment"]:
+        torch.manual_seed(seed_of(DRAWS, record["seed"]))
+        arrays |= result.draws(training.train_set, record["classes"], lambda some: warp(some, draw_affine(len(some))))
+    checkpoint.save_result(files, average, record, arrays)
+    print(history.summary(record))
+    if pictures:
+        result.save_picture(files.picture, lambda file: plot.save(plot.draw_run(record), file, record["digest"]))
     checkpoint.save_checkpoint(files, training._asdict(), record)
-    print(history.summary(record) + (f"\nplot  {printable(files.result('.png'))}" if drawn else ""))
 
 
 def restore_network(state: checkpoint.State, path: Path) -> nn.Module:
@@ -397,34 +382,21 @@ def restore_network(state: checkpoint.State, path: Path) -> nn.Module:
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The fields of Settings, test_only and weights."""
     if argv is None and not hasattr(sys.modules["__main__"], "__file__"):  # the words there are the notebook's
         raise UserError('main(): in a notebook expected a list, as in main(["--model", "lenet"]); or call run')
     parser = Parser(description="Train a network on MNIST; print loss and accuracy for train and test, epoch by epoch.")
-    add = parser.add_argument
     for one in fields(Settings):
-        flag, text = f"--{one.name.replace('_', '-')}", one.metadata["help"]
-        if isinstance(one.default, bool):
-            add(flag, action="store_true", help=text)
-        else:
-            text += f" ({one.default})" * (one.default not in ("", None))
-            add(flag, type=one.metadata["kind"], default=one.default, help=text)
-    add("--test-only", action="store_true", help="only print loss and accuracy of --weights on the test set")
-    add("--weights", metavar="FILE", help="weights of a finished run, for --test-only")
+        kind: dict[str, Any] = {"action": "store_true"} if one.default is False else {"type": one.metadata["kind"]}
+        text = one.metadata["help"] + f" ({one.default})" * (one.default not in ("", None, False))
+        parser.add_argument(f"--{one.name.replace('_', '-')}", default=one.default, help=text, **kind)
+    parser.add_argument("--test-only", action="store_true", help="only test --weights, and print loss and accuracy")
+    parser.add_argument("--weights", metavar="FILE", help="weights of a finished run, for --test-only")
     arguments = parser.parse_args(argv)
     if arguments.test_only != (arguments.weights is not None):
         parser.error("--test-only and --weights FILE belong together")
     return arguments
-
-
-def test_only(weights: Path, data_dir: str | None, device: torch.device) -> None:
-    """Print loss and accuracy of a finished network on the test set. Raises UserError."""
-    state, source = checkpoint.read_weights(weights), find_data(data_dir)
-    test_set = MNIST(source.test).to(device)
-    loss, accuracy = test(restore_network(state, weights).to(device), test_set)
-    print(f"{printable(state['name'])} on {len(test_set):,} test images, {printable(source.found)}")
-    print(f"test loss {loss:.4f}  test accuracy {accuracy:.2%}")
 
 
 def main(argv: list[str] | None = None, callback: Callback = Callback()) -> None:  # noqa: B008
@@ -432,10 +404,15 @@ def main(argv: list[str] | None = None, callback: Callback = Callback()) -> None
 
     def action() -> None:
         arguments = parse_arguments(argv)
-        if arguments.test_only:
-            test_only(Path(arguments.weights), arguments.data_dir, distributed.choose_device(arguments.device))
-        else:
+        if not arguments.test_only:
             run(Settings(**{name: getattr(arguments, name) for name in DEFAULTS}), callback)
+            return
+        weights, source = Path(arguments.weights), find_data(arguments.data_dir)
+        state, test_set = checkpoint.read_weights(weights), MNIST(source.test)
+        device = distributed.choose_device(arguments.device)
+        loss, accuracy = test(restore_network(state, weights).to(device), test_set.to(device))
+        print(f"{printable(state['name'])} on {len(test_set):,} test images, {printable(source.found)}")
+        print(f"test loss {loss:.4f}  test accuracy {accuracy:.2%}")
 
     run_command(action)
 

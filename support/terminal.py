@@ -7,9 +7,9 @@ import argparse
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import suppress
+from threading import current_thread, main_thread
 from typing import Any, NoReturn, TextIO
 
 
@@ -57,9 +57,8 @@ def run_command(action: Callable[[], int | None]) -> None:
     """Run a whole command. Raises SystemExit with a status other than 0 for whatever ends it early."""
     _prepare_streams()
     # SIGTERM stops it as Ctrl-C does, unless somebody has other plans for it; in a thread Python allows no handlers
-    handle = (
-        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    )
+    before = signal.getsignal(signal.SIGTERM)
+    handle = before == signal.SIG_DFL and current_thread() is main_thread()
     try:
         if handle:
             signal.signal(signal.SIGTERM, _interrupt)
@@ -81,7 +80,7 @@ def run_command(action: Callable[[], int | None]) -> None:
         status = 1
     finally:
         if handle:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, before)
     if status:
         raise SystemExit(status)
 

@@ -66,11 +66,8 @@ def draw(values, metric="loss", names=("train", "test")):
     def draw_panel():
         figure = Figure(figures.PANEL)
         styles = (figures.TRAIN, figures.TEST)
-        curves = [
-            figures.Curve(name, figures.plot_values(metric, np.atleast_2d(one)), style)
-            for name, one, style in zip(names, values, styles, strict=True)
-        ]
-        panels = [(figure.subplots(), curves)]
+        heights = [figures.plot_values(metric, np.atleast_2d(one)) for one in values]
+        panels = [(figure.subplots(), list(map(figures.Curve, names, heights, styles)))]
         figures.draw_curves(panels, metric)
         figures.label_ends(panels)
         return figure

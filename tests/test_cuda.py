@@ -1,4 +1,7 @@
-"""Steps that a GPU replays: of which networks; and, skipped where there is no GPU, that a run keeps its promises."""
+"""What holds on a GPU: without one, of which networks steps are replayed, and that an epoch reads nothing from it.
+
+Skipped where there is no GPU: that a run keeps its promises.
+"""
 
 import copy
 import subprocess
@@ -9,6 +12,7 @@ import pytest
 import torch
 from runs import command, history_of
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import main
 from model import MODELS, LeNet5
@@ -59,6 +63,29 @@ def test_a_network_that_does_anything_unusual_is_not_replayed(edit):
         graphed_network = GraphedStep(network)
         assert list(graphed_network.parameters()) == list(network.parameters())
         assert graphed_network.replayable == (replayable or type(network) is LeNet5)
+
+
+class EpochIsOver(Exception):
+    """Raised in place of the one reading that an epoch ends with."""
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_epoch_reads_nothing_from_the_device_before_its_end(sample, monkeypatch, name):
+    """PyTorch's fake tensors hold no values: reading one, which makes the CPU wait for a GPU, is an error."""
+
+    def read(*values):
+        raise EpochIsOver
+
+    monkeypatch.setattr(distributed, "all_reduce_mean", read)
+    monkeypatch.setattr(main.copy, "deepcopy", lambda network: MODELS[name]())  # fakes cannot be copied
+    train_set = main.MNIST(sample / "test.tar", augment=True)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        train_set.images, train_set.labels = mode.from_tensor(train_set.images), mode.from_tensor(train_set.labels)
+        settings = main.Settings(name, augment=True, batch_size=64)
+        training = main.make_training(settings, MODELS[name](), train_set, train_set)
+        training.batches.order = lambda: torch.arange(len(train_set))
+        with pytest.raises(EpochIsOver):
+            main.train(*training[1:3], training.batches, training.optimizer, training.scheduler)
 
 
 @needs_gpu

@@ -15,6 +15,7 @@ import torch
 from runs import NAME, command, history_of
 from torch.multiprocessing import ProcessExitedException, start_processes
 from torch.nn import functional as F
+from torch.utils.data import TensorDataset
 
 import main
 from dataset import MNIST
@@ -189,15 +190,11 @@ def test_only_where_torchrun_ends_a_process_another_one_was_lost(tmp_path, error
     assert (first[2], "--resume" in second[2]) == ("", says)
 
 
-@pytest.mark.parametrize(
-    "set_by_others",
-    [{"RANK": "0"}, {"RANK": "3", "WORLD_SIZE": "2"}, {"LOCAL_RANK": "1"}, {"MASTER_ADDR": "x", "SLURM_PROCID": "1"}],
-)
+@pytest.mark.parametrize("set_by_others", ["RANK=0", "RANK=3 WORLD_SIZE=2", "LOCAL_RANK=1", "MASTER_ADDR=x"])
 def test_variables_without_torchrun_change_nothing(monkeypatch, set_by_others):
-    for name, value in set_by_others.items():
-        monkeypatch.setenv(name, value)
-    device = distributed.choose_device("cpu")
-    with distributed.process_group(device):
+    for variable in set_by_others.split():
+        monkeypatch.setenv(*variable.split("="))
+    with distributed.process_group(distributed.choose_device("cpu")):
         assert (distributed.rank(), distributed.world_size(), distributed.main_decides(lambda: 5)) == (0, 1, 5)
 
 
@@ -222,26 +219,13 @@ def test_threads_do_not_preempt_one_another_unless_the_user_chose_otherwise(monk
 # --- shares, in one process -------------------------------------------------------------------------------------------
 
 
-class Numbers(torch.utils.data.Dataset):
-    """Images that are their own index."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index):
-        return index.float(), index
-
-
 def shares(monkeypatch, count: int, world: int, epoch: int = 1) -> list[list[list[int]]]:
     """By process: its batches of 12, as lists of indices."""
     found = []
     for rank in range(world):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         monkeypatch.setattr(distributed, "world_size", lambda: world)
-        batches = distributed.Batches(Numbers(count), 12, seed=4)
+        batches = distributed.Batches(TensorDataset(torch.arange(count), torch.arange(count)), 12, seed=4)
         batches.epoch = epoch
         found.append([labels.tolist() for _, labels in batches])
         assert len(found[-1]) == len(batches)
@@ -260,13 +244,11 @@ def test_every_index_exactly_once_an_epoch_in_the_same_batches_however_many_shar
     assert orders[0] == orders[1] == orders[2] != orders[3] == orders[4] == orders[5]
 
 
-@pytest.mark.parametrize(
-    ("model", "batch_size", "named"), [("lenet", 61, "2 processes"), ("lenet_bn", 1434, "2 for each")]
-)
-def test_a_batch_that_cannot_be_shared_out(monkeypatch, model, batch_size, named):
+def test_a_batch_that_cannot_be_shared_out(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    with pytest.raises(UserError, match=named):
-        distributed.check_batch_size(batch_size, 1437, main.MODELS[model]())
+    for model, batch_size, named in (("lenet", 61, "2 processes"), ("lenet_bn", 1434, "2 for each")):
+        with pytest.raises(UserError, match=named):
+            distributed.check_batch_size(batch_size, 1437, main.MODELS[model]())
     distributed.check_batch_size(1434, 1438, main.MODELS["lenet_bn"]())
 
 

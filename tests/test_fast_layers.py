@@ -7,7 +7,6 @@ from types import MethodType
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
@@ -86,11 +85,6 @@ def test_images_of_other_shapes_are_convolved_too(shape):
     assert_equal(*both(AnySize().double(), lambda network: [network(images), network(images[0])]))
 
 
-def forward_mode(network: nn.Module, images: Tensor) -> list[Tensor]:
-    with forward_ad.dual_level():
-        return [forward_ad.unpack_dual(network(forward_ad.make_dual(images, images.cos()))).tangent.detach()]
-
-
 def penalty(network: nn.Module, images: Tensor) -> list[Tensor]:
     """The gradient of a gradient's norm, and of one with respect to the weights, two orders higher."""
     at = images.clone().requires_grad_()
@@ -102,8 +96,7 @@ def penalty(network: nn.Module, images: Tensor) -> list[Tensor]:
 
 DERIVATIVES = {
     "penalty": penalty,
-    "forward mode": forward_mode,
-    "jvp": lambda n, x: torch.func.jvp(n, (x,), (x.cos(),)),
+    "forward mode": lambda n, x: torch.func.jvp(n, (x,), (x.cos(),)),
     "jacobian, forward": lambda n, x: [torch.func.jacfwd(lambda s: n(s * x))(torch.ones((), dtype=x.dtype))],
     "each image by itself": lambda n, x: [torch.func.vmap(lambda image: n(image[None]))(x)],
     "batched gradients": lambda n, x: torch.autograd.grad(
@@ -177,9 +170,7 @@ CHANGES = {
     "another weight": lambda n: setattr(n.c3, "weight", nn.Parameter(torch.ones(16, 6, 3, 3))),
     "average pooling": lambda n: setattr(n, "s2", nn.AvgPool2d(2)),
     "another pooling": lambda n: setattr(n, "s2", nn.MaxPool2d(2, stride=1)),
-    "ceil": lambda n: setattr(n, "s2", nn.MaxPool2d(2, ceil_mode=True)),
     "a subclass": lambda n: setattr(n, "c3", type("Mine", (nn.Conv2d,), {})(6, 16, 5)),
-    "lazy": lambda n: setattr(n, "c3", nn.LazyConv2d(16, 5)),
     "pruned": lambda n: prune.l1_unstructured(n.c5, "weight", 0.5),
     "parametrized": lambda n: parametrizations.weight_norm(n.c3),
     "spectral": lambda n: nn.utils.spectral_norm(n.c1),

@@ -20,8 +20,8 @@ DATA = {"train_images": 9, "test_images": 4, "train_sha256": "a" * 64, "test_sha
 
 def a_history(**changed: object) -> dict:
     """That of a finished run of two epochs on four test images."""
-    recipe = {"optimizer": "SGD", "parameters": 61_706}
-    record = history.new_history(TOLD | DATA | {"epochs": 2}, main.DEFAULTS, recipe, "cpu")
+    recipe = {"optimizer": "SGD", "parameters": 61_706, **DATA, "device": "cpu"}
+    record = history.new_history(TOLD | {"epochs": 2}, main.DEFAULTS, recipe)
     for epoch in (1, 2):
         metrics = dict.fromkeys(history.METRICS, 0.5 / epoch)
         history.add_epoch(record, metrics | {"learning_rate": 0.05, "threads": 1, "processes": 1})
@@ -85,7 +85,7 @@ def test_the_longest_name_is_a_name_of_a_file():
     assert len(f".{name}.weights.pt.{2**22}.partial".encode()) <= 255
 
 
-@pytest.mark.parametrize("name", ["", ".a", "-a", "a/b", "a b", "a\n", "a.weights", "a" * 101, "\udcff", "study"])
+@pytest.mark.parametrize("name", ["", ".a", "-a", "a/b", "a b", "a\n", "a.weights", "a" * 101, "\udcff", "networks"])
 def test_what_is_no_name(name):
     assert "name" in refused(history.check_name, name)
 
@@ -127,10 +127,10 @@ def test_a_resumed_run_names_what_it_was_trained_with_before_and_now():
 def test_what_a_callback_measures_becomes_plain_finite_numbers():
     values = {"a": np.float32(0.5), "b": 3, "c": np.float64(-1), "d": np.int64(4), "e": main.torch.tensor(2.5)}
     kept = history.measured(a_history(), values)
-    assert kept == {"a": 0.5, "b": 3, "c": -1.0, "d": 4.0, "e": 2.5}
-    assert {type(value) for value in kept.values()} == {int, float}
+    assert kept == {"a": 0.5, "b": 3.0, "c": -1.0, "d": 4.0, "e": 2.5}
+    assert {type(value) for value in kept.values()} == {float}
     assert history.measured(a_history(), None) == {}
-    for value in (math.nan, math.inf, [1.0], None, "many", main.torch.zeros(2)):
+    for value in (math.nan, math.inf, 10**400, [1.0], None, "many", main.torch.zeros(2)):
         assert "observed = " in refused(history.measured, a_history(), {"observed": value})
 
 
@@ -225,7 +225,6 @@ def test_what_is_no_file_or_too_large_is_refused(tmp_path, monkeypatch):
     [
         {"labels": np.zeros(3, np.uint8)},
         {"confidence": np.zeros(5, np.float32)},
-        {"mistake_images": np.zeros((2, 28, 28), np.uint8)},
         {"labels": np.array([None] * 4, object)},
     ],
     ids=lambda changed: f"{next(iter(changed))} {next(iter(changed.values())).shape}",

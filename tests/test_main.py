@@ -140,9 +140,10 @@ def test_a_trained_committed_run_would_have_the_same_history():
     """But for its figures and its versions: the names of its fields, their order, and all that it was told."""
     folder = Path(main.__file__).parent
     committed = json.loads((folder / "result_plot" / "lenet.json").read_text())
-    settings = Settings("lenet")
-    data = {name: committed[name] for name in ("data", "classes", *history.DATA)}
-    made = main.new_history(settings, Callback(), data, MODELS["lenet"](), "cpu")
+    data = ("data", "classes", "train_images", "test_images", "train_sha256", "test_sha256")
+    described = {name: committed[name] for name in data}
+    recipe = main.recipe_of(MODELS["lenet"](), augment=False) | described | {"device": "cpu"}
+    made = history.new_history(vars(Settings("lenet")) | described, main.DEFAULTS, recipe)
     own = [name for name in committed if name in made]
     assert [name for name in made if name != "network_sha256"] == [name for name in own if name != "network_sha256"]
     assert [line for line in history.differences(committed, made) if "network_sha256 None" not in line] == []
@@ -223,13 +224,13 @@ def test_the_same_seed_gives_the_same_history_to_the_last_bit_and_another_does_n
 
 
 def test_testing_is_in_evaluation_mode_and_over_samples(small, monkeypatch):
-    monkeypatch.setattr(main, "TEST_BATCH", 23)  # 23, 23, 23, and the last one with them: it has no variance alone
+    monkeypatch.setattr(main, "TEST_BATCH", 23)  # 23, 23, 23 and 1 would leave one alone, which has no variance
     data, network = dataset.MNIST(small / "test.tar"), MODELS["lenet_bn"]()
     network.train()(data[:][0])  # so that the running statistics are not their initial values
     before = {key: value.clone() for key, value in network.state_dict().items()}
     loss, accuracy = main.test(network, data)
     assert all(network.state_dict()[key].equal(value) for key, value in before.items())
-    assert [len(labels) for _, labels in main.in_order(data, range(70))] == [23, 23, 24]
+    assert [len(labels) for _, labels in main.in_order(data, range(70))] == [18, 18, 17, 17]
     with torch.no_grad():
         logits = network.eval()(data[:][0])
     assert loss == pytest.approx(F.cross_entropy(logits, data.labels).item(), rel=1e-5)

@@ -15,23 +15,19 @@ MLP_COUNTS = {"f1": 44 * (1024 + 1), "f2": 120 * (44 + 1), "f3": 10_164, "f4": 8
 NORM_COUNTS = {"norm1": 12, "norm3": 32, "norm5": 240, "norm6": 168}
 
 
-def reference(images: Tensor, state: dict[str, Tensor], layers: list[list[str]], training: bool) -> Tensor:
+def reference(images: Tensor, state: dict[str, Tensor], layers: list[str], training: bool) -> Tensor:
     """The layers in their order, each a matrix product, each but the last with pooling, normalization and ReLU."""
     x = images
-    for name, norm in layers:
-        weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+    for name in layers:
+        weight, bias, norm = state[f"{name}.weight"], state[f"{name}.bias"], f"norm{name[1]}"
         if name in ("c1", "c3"):
             x = F.max_pool2d(F.conv2d(x, weight, bias), 2)
         else:  # C5's kernels see the whole of S4
             x = x.flatten(1) @ weight.flatten(1).T + bias
-        if f"{norm}.weight" in state:  # over all axes but the channels'; with the biased variance in training
-            axes, shape = [0, *range(2, x.ndim)], [1, -1, *[1] * (x.ndim - 2)]
-            mean, variance = state[f"{norm}.running_mean"], state[f"{norm}.running_var"]
-            if training:
-                mean, variance = x.mean(axes), x.var(axes, correction=0)
-            x = (x - mean.view(shape)) / torch.sqrt(variance.view(shape) + 1e-5)
-            x = x * state[f"{norm}.weight"].view(shape) + state[f"{norm}.bias"].view(shape)
-        x = x if name == layers[-1][0] else F.relu(x)
+        if f"{norm}.weight" in state:
+            kinds = ("running_mean", "running_var", "weight", "bias")
+            x = F.batch_norm(x, *(state[f"{norm}.{kind}"] for kind in kinds), training=training)
+        x = x if name == layers[-1] else F.relu(x)
     return x
 
 
@@ -73,7 +69,7 @@ def test_a_network_is_its_layers(name, training):
     state = {name: value.clone() for name, value in model.state_dict().items()}
     weights = {name: state[name].requires_grad_() for name, _ in model.named_parameters()}
     images, labels = torch.randn(12, 1, 32, 32), torch.randint(0, 10, (12,))
-    layers = [[layer, f"norm{layer[1]}"] for layer in (MLP_COUNTS if name == "mlp" else LENET_COUNTS)]
+    layers = list(MLP_COUNTS if name == "mlp" else LENET_COUNTS)
     ours, theirs = model(images), reference(images, state, layers, training)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     F.cross_entropy(ours, labels).backward()

@@ -120,27 +120,20 @@ def test_a_picture_that_cannot_be_drawn_costs_that_picture_only(tmp_path, capsys
     assert "comparison.png: cannot be drawn: Is a directory" in messages[2]
 
 
+FLAT = [0.1] * 6
 EXTREMES = {
     "one epoch": {"epochs": 1, "validation": 1000, "augment": True},
     "perfect": {"train_accuracy": [1.0] * 6, "test_accuracy": [1.0] * 6, "train_loss": [0.0] * 6},
     "huge": {"train_loss": [1e30, 1e20, 1.0, 1e30, 0.0, 1e30], "test_accuracy": [0.0] * 6, "learning_rate": [1e30] * 6},
     "foreign": {"model": "my_$net$ 신경망" * 20, "data": "a_$b^$ \udcff 데이터" * 20, "learning_rate": []},
-    "long": {
-        "model": "n" * 200,
-        "data": "d" * 200,
-        "validation": 1000,
-        "train_loss": [0.1] * 6,
-        "test_loss": [0.1] * 6,
-    },
+    "long": {"model": "n" * 200, "data": "d" * 200, "validation": 1000, "train_loss": FLAT, "test_loss": FLAT},
 }
 
 
 @pytest.mark.parametrize("changes", EXTREMES.values(), ids=EXTREMES)
 def test_runs_are_drawn_without_overlap(changes, recwarn):
     run = make(**changes)
-    assert_clean(
-        plot.draw_networks(curves_of([run, make("mlp")])) if "data" not in changes else plot.draw_run(run.history)
-    )
+    assert_clean(plot.draw_run(run.history) if "data" in changes else plot.draw_networks(curves_of([run, make("mlp")])))
     assert not recwarn.list
 
 
@@ -201,13 +194,10 @@ def test_the_confusion_matrix_has_labels_as_rows_and_predictions_as_columns():
 
 @pytest.mark.parametrize("classes", [26, 256])
 def test_pictures_of_other_numbers_of_classes(classes):
-    wrong = mistakes(BN.arrays)
-    arrays = {name: array.copy() for name, array in BN.arrays.items()}
-    arrays["predictions"][wrong] = classes - 1
-    for figure in (
-        plot.draw_confusion(BN.history | {"classes": classes}, arrays),
-        plot.draw_mistakes(BN.history, arrays),
-    ):
+    arrays = BN.arrays | {"predictions": BN.arrays["predictions"].copy()}
+    arrays["predictions"][mistakes(BN.arrays)] = classes - 1
+    history = BN.history | {"classes": classes}
+    for figure in (plot.draw_confusion(history, arrays), plot.draw_mistakes(history, arrays)):
         assert_clean(figure)
         assert max(figure.get_size_inches()) < 25
 
@@ -273,30 +263,21 @@ def test_runs_are_compared_by_all_their_lists():
     names = ("LeNet-5", "BN-LeNet-5 + augmentation", "Custom-MLP", "mine")
     for row, (run, name) in enumerate(zip(runs, names, strict=True)):
         for index, split in enumerate(("train", "test")):
-            loss, accuracy = pytest.approx(run.history[f"{split}_loss"]), errors(run.history[f"{split}_accuracy"])
-            assert (
-                drawn(comparison)[f"{split}_loss", name].get_ydata() == loss == heights(networks.axes[2 * row], index)
-            )
-            assert drawn(comparison)[f"{split}_accuracy", name].get_ydata() == accuracy
-            assert heights(networks.axes[2 * row + 1], index) == accuracy
-    for figure in (comparison, networks):
-        text = said(figure)
-        assert (
-            "Custom-MLP errs 3.1 times as often as BN-LeNet-5 + augmentation: 152 and 49 of 10,000 MNIST test" in text
-        )
+            values = pytest.approx(run.history[f"{split}_loss"]), errors(run.history[f"{split}_accuracy"])
+            for column, (metric, expected) in enumerate(zip(("loss", "accuracy"), values, strict=True)):
+                assert drawn(comparison)[f"{split}_{metric}", name].get_ydata() == expected
+                assert heights(networks.axes[2 * row + column], index) == expected
+    for text in (said(comparison), said(networks)):
+        assert "Custom-MLP errs 3.1 times as often as BN-LeNet-5 + augmentation: 152 and 49 of 10,000 MNIST" in text
         assert "one run each, seed 0" in text
     assert "BN-LeNet-5 + augmentation, 62,158 parameters Test loss ends at 0.982 times the train loss" in text
 
 
 def test_no_difference_is_claimed_that_chance_may_make():
-    for wrong, words in (((20, 10), "No clear difference: 10 to 20 of"), ((0, 10), "Custom-MLP errs more often than")):
-        runs = [
-            make(model, test_accuracy=[1 - n / 10000] * 6) for model, n in zip(("lenet", "mlp"), wrong, strict=True)
-        ]
+    expected = {(20, 10): "No clear difference: 10 to 20 of", (0, 10): "Custom-MLP errs more often than"}
+    for wrong, words in (expected | {(100,): "LeNet-5: 100 of 10,000 MNIST test"}).items():
+        runs = [make(model, test_accuracy=[1 - n / 10000] * 6) for model, n in zip(("lenet", "mlp"), wrong)]  # noqa: B905
         assert plot.who_errs_more(curves_of(runs)).startswith(words)
-    assert plot.who_errs_more(curves_of([make(test_accuracy=[0.99] * 6)])).startswith(
-        "LeNet-5: 100 of 10,000 MNIST test"
-    )
 
 
 def test_means_of_runs_stand_at_the_ends_and_none_overlap():
@@ -326,10 +307,8 @@ def test_only_what_was_tested_on_the_same_images_is_compared():
     held_out = [make("mlp", seed=seed, validation=9) for seed in (1, 2)]
     tested = [make("mlp", seed=seed) for seed in (3, 4, 5)]
     figure = plot.draw_comparison([*others, *held_out, *tested], [])
-    assert labels(figure) == {"Custom-MLP"}
-    assert drawn(figure)["test_loss", "Custom-MLP"].get_ydata()[0] == pytest.approx(
-        1.04 * make().history["test_loss"][0]
-    )
+    (mean,) = [line.get_ydata() for (metric, _), line in drawn(figure).items() if metric == "test_loss"]
+    assert mean[0] == pytest.approx(1.04 * make().history["test_loss"][0])
     assert "not shown, because of other test images: lenet_seed1, lenet_seed2" in said(figure)
     figure = plot.draw_comparison(held_out, tested)
     assert labels(figure) == {"Custom-MLP"}

@@ -141,7 +141,7 @@ def check_batch_size(batch_size: int, images: int, network: nn.Module) -> None:
     if batch_size % world_size():
         raise UserError(f"--batch-size {batch_size}: expected a multiple of the {world_size()} processes")
     normalizes = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules())
-    least, last = 2 if normalizes else 1, images % batch_size or min(images, batch_size)
+    least, last = 2 if normalizes else 1, images % batch_size or batch_size
     if last < least * world_size():
         raise UserError(
             f"--batch-size {batch_size}: of {images:,} images it leaves {last} for the last batch; expected at least "

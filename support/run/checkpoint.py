@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,23 +33,13 @@ State = dict[str, Any]
 PARTS = ("network", "average", "optimizer", "scheduler")  # of a run: those that a checkpoint holds
 
 
-class RunFiles(NamedTuple):
+class RunFiles:
     """Where the files of a run are."""
 
-    name: str
-    output_dir: Path
-    checkpoint_dir: Path
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.checkpoint_dir / f"{self.name}.pt"
-
-    @property
-    def weights(self) -> Path:
-        return self.checkpoint_dir / f"{self.name}.weights.pt"
-
-    def result(self, ending: str) -> Path:
-        return self.output_dir / f"{self.name}{ending}"
+    def __init__(self, name: str, output_dir: Path, checkpoint_dir: Path) -> None:
+        self.name = name
+        self.checkpoint, self.weights = (checkpoint_dir / f"{name}{ending}" for ending in (".pt", ".weights.pt"))
+        self.arrays, self.history, self.picture = (output_dir / f"{name}{end}" for end in (".npz", ".json", ".png"))
 
 
 def network_sha256(network: nn.Module) -> str:
@@ -68,32 +58,37 @@ def open_run(stack: ExitStack, files: RunFiles, history: History, resume: bool, 
     if restart:
         return None
     state = read_checkpoint(files.checkpoint) if files.checkpoint.exists() else None
-    if state and not state["finished"]:
-        if resume:
-            _check_same(files.checkpoint, state["history"], history)
-            return state
-        done, planned = epochs_done(state["history"]), state["history"]["epochs"]
+    found = {files.checkpoint: state["history"]} if state else {}
+    unfinished = state and not state["finished"]
+    if unfinished and not resume:
+        done, planned = epochs_done(found[files.checkpoint]), found[files.checkpoint]["epochs"]
         raise UserError(
             f"{printable(files.checkpoint)}: holds an unfinished run, {done} of {planned} epochs\n"
             "go on with it with --resume, or throw it away with --restart"
         )
-    result = files.result(".json")
-    found = {files.checkpoint: state["history"]} if state else {}
-    found |= {files.weights: read_weights(files.weights)["history"]} if files.weights.exists() else {}
-    found |= {result: read_history(result)} if result.exists() else {}
+    if not unfinished:  # which replaces the others whatever they are
+        found |= {files.weights: read_weights(files.weights)["history"]} if files.weights.exists() else {}
+        found |= {files.history: read_history(files.history)} if files.history.exists() else {}
     for path, saved in found.items():
-        _check_same(path, saved, history)
-    of_one_run = len({saved["digest"] for saved in found.values()}) == 1
+        if differ := differences(saved, history):
+            raise UserError(
+                f"{printable(path)}: is of another run: {', '.join(differ)}\n"
+                "give this one another name with --name, or replace that one with --restart"
+            )
+    if unfinished:
+        return state
     # a result that came from another machine, or with the repository, has neither checkpoint nor weights here
-    whole = result in found and of_one_run and (files.weights in found or not state)
-    if resume and whole and read_arrays(files.result(".npz"), found[result]):
-        return {"history": found[result], "finished": True}
+    whole = files.history in found and (files.weights in found or not state)
+    whole = whole and len({saved["digest"] for saved in found.values()}) == 1
+    if resume and whole and read_arrays(files.arrays, found[files.history]):
+        print(f"{files.name} is finished")
+        return {"history": found[files.history], "finished": True}
     return None
 
 
 def _hold(stack: ExitStack, files: RunFiles) -> None:
     """Make the folders, hold the run's name in both, and clear what a killed run left."""
-    for path in (files.result(".json"), files.checkpoint):
+    for path in (files.history, files.checkpoint):
         make_folder(path.parent)
         lock = path.with_name(f".{path.name}.lock")
         try:
@@ -106,16 +101,8 @@ def _hold(stack: ExitStack, files: RunFiles) -> None:
         except OSError as error:
             problem = f"cannot be locked ({printable(error.strerror or error)})"
             warn(f"{printable(lock)}: {problem}: start no run of that name twice")
-    for path in (files.checkpoint, files.weights, *map(files.result, (".npz", ".json", ".png"))):
+    for path in (files.checkpoint, files.weights, files.arrays, files.history, files.picture):
         clear_temporary(path)
-
-
-def _check_same(path: Path, saved: History, now: History) -> None:
-    if differ := differences(saved, now):
-        raise UserError(
-            f"{printable(path)}: is of another run: {', '.join(differ)}\n"
-            "give this one another name with --name, or replace that one with --restart"
-        )
 
 
 @contextmanager
@@ -127,12 +114,12 @@ def saying_how_to_resume(files: RunFiles, history: History) -> Iterator[None]:
         state = read_checkpoint(files.checkpoint) if files.checkpoint.exists() else None
         ours = state and not state["finished"] and not differences(state["history"], history)
         done = epochs_done(state["history"]) if state and ours else 0  # the last one of `history` may not be saved yet
-        saved = f"{done} of {history['epochs']} epochs are saved"
         advice = f"the same command with --resume {'goes on' if done else 'starts anew'}"
+        advice = f"{done} of {history['epochs']} epochs are saved: {advice}"
         if isinstance(stop, OSError):
-            stop.strerror = f"{stop.strerror}\nfix that; {saved}, and {advice}"
+            stop.strerror = f"{stop.strerror}\nfix that; {advice}"
         else:
-            print(f"\nstopped; {saved}: {advice}")
+            print(f"\nstopped; {advice}")
         raise
 
 
@@ -151,8 +138,8 @@ def save_result(files: RunFiles, network: nn.Module, history: History, arrays: d
     state: State = {name: history[name] for name in ("model", "name", "classes", "digest")}
     state |= {"history": history, "network": network.state_dict()}
     replace(files.weights, lambda file: torch.save(state, file))
-    replace(files.result(".npz"), lambda file: write_arrays(arrays, history, file))
-    replace(files.result(".json"), lambda file: write_history(history, file))
+    replace(files.arrays, lambda file: write_arrays(arrays, history, file))
+    replace(files.history, lambda file: write_history(history, file))
 
 
 def read_checkpoint(path: Path) -> State:
@@ -175,15 +162,10 @@ def _load(path: Path, needed: tuple[str, ...], advice: str) -> State:
         with open_regular(path) as file:
             check_unpacked(file)
             state: State = torch.load(file, map_location="cpu", weights_only=True)
-        missing = [name for name in needed if name not in state]
-    except OSError as error:
-        raise UserError(f"{printable(path)}: cannot be read: {error.strerror or error}") from None
-    except Exception:  # of a damaged or foreign file torch.load raises a dozen kinds, all meaning this
-        missing = list(needed)
-    if missing:
-        problem = f"is damaged or of another program, without {', '.join(missing)} as plain values"
-        raise UserError(f"{printable(path)}: {problem}\n{advice}")
-    return state
+        return {name: state[name] for name in needed}
+    except Exception as error:  # of a damaged or foreign file torch.load raises a dozen kinds, all meaning this
+        reason = getattr(error, "strerror", None) or "it is damaged or of another program"
+        raise UserError(f"{printable(path)}: cannot be read: {reason}\n{advice}") from None
 
 
 def restore(state: State, path: Path, parts: dict[str, Any]) -> None:

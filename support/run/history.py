@@ -3,8 +3,8 @@
 A history is flat: scalars, and lists of one number an epoch, so that `pandas.read_json(path)` is a table of a row an
 epoch. It says what was used. Beside it, in NAME.npz, stand the arrays that figures and tests are made from.
 
-scalars  name; SETTINGS; RECIPE, and how an augmented run was augmented; parameters, network_sha256 (as `checkpoint`
-         makes it); DATA; device, python_version, torch_version, ...; what a callback measured
+scalars  name; SETTINGS; RECIPE, and how an augmented run was augmented; parameters, network_sha256; train_images,
+         test_images, train_sha256, test_sha256; device, python_version, torch_version, ...; what a callback measured
          once; digest (see `with_digest`)
 lists    LISTS; what a callback measured after every epoch
 arrays   labels, predictions uint8 (images,); confidence float32 (images,), the probability of the prediction;
@@ -20,6 +20,8 @@ import json
 import math
 import platform
 import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -40,7 +42,6 @@ RECIPE = (  # the constants of the program that trained it
     *("optimizer", "momentum", "nesterov", "max_grad_norm", "warmup_steps", "max_warmup", "decay"),
     *("averaging", "bn_images", "mean", "std", "padding"),
 )
-DATA = ("train_images", "test_images", "train_sha256", "test_sha256")
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "matplotlib")  # whose versions a history names
 FIELDS: dict[str, type | tuple[type, ...]] = {  # that every reader may count on
     **dict.fromkeys(("name", "model", "data", "train_sha256", "test_sha256", "digest"), str),
@@ -51,7 +52,7 @@ DRAWS = 8  # warps of each digit that an augmented run keeps, to be looked at
 MAX_HISTORY = 64 * 2**20  # bytes: a million epochs take less
 MAX_NAME, MAX_DATA = 100, 60  # bytes, of a name that is given and of the data's in it: file systems take 255 in all
 # What plot.py and study.py call their own figures, and how the names of a run's other files end.
-TAKEN = r"(comparison|networks|augmentation|study|differences|train_test|gradients|moved)"
+TAKEN = r"comparison|networks|augmentation|differences|train_test|gradients|moved"
 TAKEN += r"|.*(\.weights|_confusion|_mistakes|_filters)"
 
 
@@ -83,18 +84,16 @@ def run_name(settings: History, defaults: History) -> str:
     return "_".join(parts)
 
 
-def new_history(
-    told: History, defaults: History, recipe: History, device: str, measures: tuple[str, ...] = ()
-) -> History:
+def new_history(told: History, defaults: History, recipe: History, measures: tuple[str, ...] = ()) -> History:
     """The history of a run before its first epoch.
 
-    told: the fields of main.Settings, whose defaults `defaults` are; data and classes, and DATA. measures: what a
-    callback will measure after each.
+    told: the fields of main.Settings, whose defaults `defaults` are, with data and classes. recipe: how and on what it
+    is trained besides. measures: what a callback will measure after each epoch.
     """
-    settings, data = ({name: told[name] for name in names} for names in (SETTINGS, DATA))
+    settings = {name: told[name] for name in SETTINGS}
     versions = {"python_version": platform.python_version()} | {f"{name}_version": version(name) for name in PACKAGES}
     name = {"name": told["name"] or run_name(settings, defaults)}
-    return name | settings | recipe | data | {"device": device} | versions | {name: [] for name in (*LISTS, *measures)}
+    return name | settings | recipe | versions | {name: [] for name in (*LISTS, *measures)}
 
 
 def epochs_done(history: History) -> int:
@@ -103,7 +102,8 @@ def epochs_done(history: History) -> int:
 
 def add_epoch(history: History, metrics: dict[str, float], values: dict[str, Any] | None = None) -> None:
     """Append the run's own metrics and what a callback measured, a list each. Raises UserError as `measured` does."""
-    for name, number in (metrics | measured(history, values, lists=True)).items():
+    taken = {name for name, value in history.items() if name in LISTS or not isinstance(value, list)}
+    for name, number in (metrics | measured(taken, values)).items():
         history.setdefault(name, []).append(number)
     done = epochs_done(history)
     if odd := [name for name, value in history.items() if isinstance(value, list) and len(value) != done]:
@@ -111,22 +111,19 @@ def add_epoch(history: History, metrics: dict[str, float], values: dict[str, Any
         raise UserError(f"{problem}: that is of another run; go on with the callback that it was begun with")
 
 
-def measured(history: History, values: dict[str, Any] | None, lists: bool = False) -> dict[str, float]:
+def measured(taken: Collection[str], values: dict[str, Any] | None) -> dict[str, float]:
     """What a callback measured, as Python's own numbers: no file takes numpy's or torch's.
 
-    lists: whether it is appended to lists that are there. Raises UserError for a name that is taken, or no number.
+    Raises UserError for a name that is taken, as in a history, or no number.
     """
     numbers: dict[str, float] = {}
     for name, value in (values or {}).items():
-        its_own = lists and name not in LISTS and isinstance(history.get(name), list)
-        if name == "digest" or (name in history and not its_own):
+        if name in taken or name == "digest":
             raise UserError(f"a callback measured {printable(name)}, which the history holds already: rename it")
-        try:
-            numbers[name] = value if type(value) is int else float(value)
-        except (TypeError, ValueError, RuntimeError):
-            numbers[name] = math.nan
-        if not math.isfinite(numbers[name]):
-            raise UserError(f"a callback measured {printable(name)} = {value}; expected one finite number")
+        with suppress(TypeError, ValueError, RuntimeError, OverflowError):
+            numbers[name] = float(value)
+        if not math.isfinite(numbers.get(name, math.nan)):
+            raise UserError(f"a callback measured {printable(name)} = {printable(value)}; expected one finite number")
     return numbers
 
 
@@ -137,11 +134,12 @@ def held_out(history: History) -> str:
 
 def epoch_line(history: History) -> str:
     """The last epoch in one line, aligned, each metric behind its name."""
-    epochs, last, word = str(history["epochs"]), {name: history[name][-1] for name in METRICS}, held_out(history)
+    epochs, word = str(history["epochs"]), held_out(history)
+    train_loss, train_accuracy, test_loss, test_accuracy, seconds = (history[name][-1] for name in METRICS)
     return (
         f"epoch {epochs_done(history):>{len(epochs)}}/{epochs}"
-        f"  train loss {last['train_loss']:.4f}  train accuracy {last['train_accuracy']:7.2%}"
-        f"  {word} loss {last['test_loss']:.4f}  {word} accuracy {last['test_accuracy']:7.2%}  {last['seconds']:5.1f} s"
+        f"  train loss {train_loss:.4f}  train accuracy {train_accuracy:7.2%}"
+        f"  {word} loss {test_loss:.4f}  {word} accuracy {test_accuracy:7.2%}  {seconds:5.1f} s"
     )
 
 
@@ -206,9 +204,8 @@ def read_runs(folder: Path) -> list[Run]:
 
 def read_history(path: Path) -> History:
     """The history in a JSON file, with FIELDS and METRICS. Raises UserError."""
-    try:
-        with open_regular(path) as file:
-            content = file.read(MAX_HISTORY + 1)
+    with _reading(path, "history"), open_regular(path) as file:
+        content = file.read(MAX_HISTORY + 1)
         if len(content) > MAX_HISTORY:
             raise ValueError(f"it has more than {MAX_HISTORY:,} bytes")
         history: History = json.loads(content)
@@ -219,10 +216,6 @@ def read_history(path: Path) -> History:
             raise ValueError(f"{', '.join(odd)}: not as long as train_loss")
         if not np.array(list(lists.values()), float).size or not np.isfinite(list(lists.values())).all():
             raise ValueError("its lists are empty, or hold what is no finite number")
-    except OSError as error:
-        raise UserError(f"{printable(path)}: cannot be read: {error.strerror}") from None
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise _unusable(path, f"is no history of main.py: {error}") from None
     return history
 
 
@@ -230,23 +223,25 @@ def read_arrays(path: Path, history: History) -> dict[str, np.ndarray]:
     """The arrays beside a history; none if there is no such file. Raises UserError, also if they are of another run."""
     if not path.exists():
         return {}
-    try:
-        with open_regular(path) as file:
-            check_unpacked(file)
-            arrays = dict(np.load(file, allow_pickle=False))
+    with _reading(path, "NPZ"), open_regular(path) as file:
+        check_unpacked(file)
+        arrays = dict(np.load(file, allow_pickle=False))
         if str(arrays.pop("digest")) != history["digest"]:
             raise ValueError(f"is of another run than {path.stem}.json: one of them was replaced without the other")
-        expected = dict.fromkeys(("labels", "predictions", "confidence"), history["test_images"])
-        expected |= {"mistake_images": len(mistakes(arrays))} if "mistake_images" in arrays else {}
-        if odd := [name for name, length in expected.items() if len(arrays[name]) != length]:
-            raise ValueError(f"{', '.join(odd)}: not as many as the history says")
-    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds, all meaning this
-        raise _unusable(path, f"is no NPZ of main.py: {error}") from None
+        if any(len(arrays[name]) != history["test_images"] for name in ("labels", "predictions", "confidence")):
+            raise ValueError("its arrays are not as long as the history says")
     return arrays
 
 
-def _unusable(path: Path, problem: str) -> UserError:
-    return UserError(f"{printable(path)}: {printable(problem)[:300]}; train that run again, or move the file away")
+@contextmanager
+def _reading(path: Path, kind: str) -> Iterator[None]:
+    """Whatever is wrong with a file becomes a UserError: json, zipfile, zlib and numpy raise a dozen kinds."""
+    try:
+        yield
+    except Exception as error:
+        problem = f"cannot be read as {kind} of main.py: {getattr(error, 'strerror', None) or error}"
+        advice = "train that run again, or move the file away"
+        raise UserError(f"{printable(path)}: {printable(problem)[:300]}; {advice}") from None
 
 
 def mistakes(arrays: dict[str, np.ndarray]) -> np.ndarray:

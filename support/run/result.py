@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from support import files
-from support.run.checkpoint import RunFiles
 from support.run.history import DRAWS, mistakes
 from support.terminal import printable, warn
 
@@ -18,22 +18,20 @@ MAX_FILTERS, MAX_FILTER_SIDE = 1024, 31  # of a first convolution that is drawn
 
 def answers(logits: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
     """Of logits (N, classes) and labels (N,): the arrays that every result holds, see `history`."""
-    logarithms, labels = logits.detach().float().cpu().log_softmax(1), labels.cpu()
+    logarithms, labels = logits.float().cpu().log_softmax(1), labels.cpu()
     confidence, predictions = logarithms.exp().max(1)
-    right = logarithms.gather(1, labels[:, None])[:, 0]
-    arrays = {"labels": labels.byte(), "predictions": predictions.byte()}
-    arrays |= {"confidence": confidence, "log_probability": right.half()}
-    return {name: values.numpy() for name, values in arrays.items()}
+    right = logarithms.gather(1, labels[:, None])[:, 0].half()
+    arrays = {"labels": labels.byte(), "predictions": predictions.byte(), "confidence": confidence}
+    return {name: values.numpy() for name, values in (arrays | {"log_probability": right}).items()}
 
 
 def pictures(network: nn.Module, images: Tensor, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The test images (N, 28, 28) that were read wrong, and the filters of a C1 that sees one map, if square."""
     found = {"mistake_images": images.cpu().numpy()[mistakes(arrays)]}
-    first = getattr(network, "c1", None)
-    if isinstance(first, nn.Conv2d) and first.in_channels == 1:
-        (height, width), filters = first.kernel_size, first.out_channels
-        if height == width <= MAX_FILTER_SIDE and filters <= MAX_FILTERS:  # else nobody draws it
-            found["c1"] = first.weight.detach().float().cpu().contiguous().numpy()
+    weight = getattr(getattr(network, "c1", None), "weight", torch.empty(0))
+    count, maps, height, width = weight.shape if weight.ndim == 4 else (0, 0, 0, 0)
+    if maps == 1 and height == width <= MAX_FILTER_SIDE and count <= MAX_FILTERS:  # else nobody draws it
+        found["c1"] = weight.detach().float().cpu().contiguous().numpy()
     return found
 
 
@@ -46,14 +44,14 @@ def draws(dataset: Any, classes: int, warp: Callable[[Tensor], Tensor]) -> dict[
     return {"originals": originals.numpy(), "warped": warped.view(-1, DRAWS, *originals.shape[1:]).numpy()}
 
 
-def save_picture(run: RunFiles, draw: Callable[[BinaryIO], object]) -> bool:
-    """Save NAME.png; one that cannot be drawn costs the picture only, and False says so. Raises OSError."""
+def save_picture(path: Path, draw: Callable[[BinaryIO], object]) -> None:
+    """Save the curves and say where; what cannot be drawn costs the picture only. Raises OSError."""
     drawn = io.BytesIO()
     try:
         draw(drawn)
     except Exception as error:  # of a user's own settings and fonts matplotlib raises any kind
         warn(f"the curves could not be drawn: {printable(error)}; python plot.py draws them later")
-        run.result(".png").unlink(missing_ok=True)  # what stands there is of another training
-        return False
-    files.replace(run.result(".png"), lambda file: file.write(drawn.getbuffer()))
-    return True
+        path.unlink(missing_ok=True)  # what stands there is of another training
+    else:
+        files.replace(path, lambda file: file.write(drawn.getbuffer()))
+        print(f"plot  {printable(path)}")
