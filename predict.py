@@ -10,6 +10,7 @@ into 20x20 pixels, and placed with its centre of mass in the middle of 28x28.
 """
 
 import argparse
+import json
 import logging
 import os
 from pathlib import Path
@@ -21,14 +22,11 @@ from torch import Tensor, nn
 from dataset import network_input
 from main import DEFAULTS, restore_network
 from model import MODELS
-from support import files
-from support.digits.ink import Figure, PictureError, find_figures, normalize, open_picture, turn
-from support.digits.page import write_page
-from support.digits.reading import Reading, as_json, as_text, choose, draw, judge
-from support.figures import axes
-from support.run.checkpoint import read_weights
-from support.run.history import run_name
-from support.terminal import Parser, UserError, number, print_error, printable, run_command, say, warn
+from support import digits, files
+from support.digits import Glyph, PictureError, Reading
+from support.figures import save
+from support.run import checkpoint, run_name
+from support.terminal import Parser, UserError, number, printable, run_command, warn
 
 COMMITTED = Path(__file__).resolve().parent / "weights"  # of the three networks, NAME.pt
 USUAL_MODEL = "lenet_bn"  # with augmentation: the most exact of the three
@@ -41,39 +39,34 @@ MAX_SHOWN = 100  # pictures in one --show: one row each, and matplotlib stops at
 
 def load_network(path: Path) -> tuple[str, nn.Module]:
     """The name of a finished run and its network, in evaluation mode, from its weights. Raises UserError."""
-    state = read_weights(path)
-    return state["name"], restore_network(state, path)
+    state = checkpoint.read_weights(path)
+    network = restore_network(state, path)
+    if not all(bool(values.isfinite().all()) for values in network.state_dict().values()):
+        raise UserError(f"{printable(path)}: some weights are no numbers, as of a run that diverged; train it again")
+    return state["name"], network
 
 
-def find_weights(arguments: argparse.Namespace) -> Path:
-    """The file of weights that the command line means. Raises UserError if it is not there, and says which are."""
+def find_weights(arguments: argparse.Namespace, validation: int = 0) -> Path:
+    """The file of weights that the command line means. Raises UserError if it is not there, and says which are.
+
+    validation: of a run that held out so many training images.
+    """
     if arguments.weights:
         return Path(arguments.weights)
     model, augment = arguments.model or USUAL_MODEL, arguments.augment or not arguments.model
-    settings = DEFAULTS | {"model": model, "data": "MNIST", "augment": augment, "seed": arguments.seed}
-    name, of_sample = (run_name(settings | {"data": data}, DEFAULTS) for data in ("MNIST", "sample"))
-    folder = Path(arguments.checkpoint_dir)
+    told = {"model": model, "augment": augment, "validation": validation, "seed": arguments.seed}
+    name, folder = run_name(DEFAULTS | told | {"data": "MNIST"}, DEFAULTS), Path(arguments.checkpoint_dir)
     for path in (folder / f"{name}.weights.pt", COMMITTED / f"{name}.pt"):
-        if _exists(path):
+        if os.path.lexists(path):  # what is there and cannot be read is then said, not passed over
             return path
-    path = folder / f"{of_sample}.weights.pt"
-    options = f"--model {model}{' --augment' if augment else ''}"
-    options += f" --seed {arguments.seed}" * (arguments.seed != DEFAULTS["seed"])
-    if _exists(path):
-        warn(f"{name} is not there: using {path.name}, which was trained on the bundled sample and errs more often")
-        warn(f"for the network trained on MNIST, run: python main.py {options}")
-        return path
-    there = [f"{found.name}" for found in sorted(folder.glob("*.weights.pt"))] if folder.is_dir() else []
+    there = [found.name for found in sorted(folder.glob("*.weights.pt"))]
     there += [f"weights/{found.name}" for found in sorted(COMMITTED.glob("*.pt"))]
+    options = [f"--model {model}", *["--augment"] * augment]
+    options += [f"--{key} {told[key]}" for key in ("validation", "seed") if told[key] != DEFAULTS[key]]
     raise UserError(
         f"{printable(folder / f'{name}.weights.pt')}: not found; there are: {printable(', '.join(there)) or 'none'}\n"
-        f"train it: python main.py {options}; or give another file with --weights"
+        f"train it: python main.py {' '.join(options)}; or give another file with --weights"
     )
-
-
-def _exists(path: Path) -> bool:
-    """Whether anything has that name: what cannot be read is then said, not passed over."""
-    return os.path.lexists(path)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -85,21 +78,21 @@ def classify(images: np.ndarray, network: nn.Module) -> Tensor:
     return network(network_input(torch.from_numpy(images)[:, None].float())).softmax(1)
 
 
-def recognize(figure: Figure, network: nn.Module) -> list[float]:
-    """The mean probabilities of the classes over the figure as it stands and turned a little either way.
+def recognize(glyph: Glyph, network: nn.Module) -> list[float]:
+    """The mean probabilities of the classes over the glyph as it stands and turned a little either way.
 
     An answer that hangs on how a digit slants is none to be sure of.
     """
-    images = np.stack([normalize(turn(figure.mask, degrees)) for degrees in TTA_ANGLES])
+    images = np.stack([digits.normalize(digits.turn(glyph.mask, degrees)) for degrees in TTA_ANGLES])
     return classify(images, network).mean(0).tolist()
 
 
 def read(file: str, network: nn.Module, everything: bool = False) -> Reading:
     """Read the largest digit in a file, or all. Raises PictureError."""
-    picture = open_picture(file)
-    lines, doubts = choose(find_figures(picture.pixels), everything)
-    digits = [[judge(figure, recognize(figure, network), everything) for figure in line] for line in lines]
-    return Reading(file, picture, digits, everything, doubts)
+    picture = digits.open_picture(file)
+    chosen, warnings = digits.choose(digits.find_glyphs(picture.pixels), everything)
+    rows = [[digits.judge(glyph, lambda one: recognize(one, network), everything) for glyph in row] for row in chosen]
+    return Reading(file, picture, rows, everything, warnings)
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
@@ -120,22 +113,21 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("no picture is given")
     for option, path, ending in (("--show", arguments.show, ".png"), ("--page", arguments.page, ".html")):
         if path is not None:
-            check_output(parser, option, path, ending, arguments.files)
+            check_output(option, path, ending, arguments.files)
     if arguments.show and len(arguments.files) > MAX_SHOWN:
         parser.error(f"--show: {len(arguments.files)} files; expected at most {MAX_SHOWN}")
     return arguments
 
 
-def check_output(parser: Parser, option: str, path: str, ending: str, inputs: list[str]) -> None:
+def check_output(option: str, path: str, ending: str, inputs: list[str]) -> None:
     """Raises UserError if a file could not be written there, or should not."""
+    file = Path(path)
     if not path.lower().endswith(ending):
-        parser.error(f"{option} {path}: expected a name that ends in {ending}")
-    if not Path(path).absolute().parent.is_dir():
-        parser.error(f"{option} {path}: there is no such folder")
-    if Path(path).exists() and not Path(path).is_file():
-        parser.error(f"{option} {path}: is a folder or a device; expected the name of a file")
-    if any(os.path.exists(file) and os.path.exists(path) and os.path.samefile(path, file) for file in inputs):
-        parser.error(f"{option} {path}: would write over a picture that is to be read")
+        raise UserError(f"{option} {printable(path)}: expected a name that ends in {ending}")
+    if not file.absolute().parent.is_dir() or (file.exists() and not file.is_file()):
+        raise UserError(f"{option} {printable(path)}: expected the name of a file in a folder that is there")
+    if file.exists() and any(os.path.exists(other) and file.samefile(other) for other in inputs):
+        raise UserError(f"{option} {printable(path)}: would write over a picture that is to be read")
 
 
 def add_weights_options(parser: argparse.ArgumentParser) -> None:
@@ -155,25 +147,23 @@ def run(arguments: argparse.Namespace) -> int:
     """
     name, network = load_network(find_weights(arguments))
     if arguments.page:
-        write_page(arguments.page, name, network)
+        digits.write_page(arguments.page, name, network)
     width = max((len(printable(file)) for file in arguments.files), default=0)
-    results: list[Reading | dict[str, str]] = []
+    readings, entries = [], []
     for file in arguments.files:
         try:
-            reading = read(file, network, arguments.all)
+            readings.append(read(file, network, arguments.all))
+            entries.append(digits.as_dict(readings[-1]))
+            if not arguments.json:
+                print(digits.as_text(readings[-1], width))
         except PictureError as error:
-            results.append({"file": file, "error": str(error)})
-            print_error(f"error: {printable(file)}: {printable(error)}")
-            continue
-        results.append(reading)
-        if not arguments.json:
-            say(as_text(reading, width))
+            entries.append({"file": file, "error": str(error)})
+            warn(f"{printable(file)}: {printable(error)}", "error")
     if arguments.json:
-        say(as_json(results))
-    readings = [result for result in results if isinstance(result, Reading)]
+        print(json.dumps(entries, indent=1))
     if arguments.show and readings:
-        files.replace(arguments.show, lambda file: axes.save(draw(readings), file))
-    return 0 if len(readings) == len(results) else 2
+        files.replace(arguments.show, lambda file: save(digits.draw(readings), file))
+    return 0 if len(readings) == len(entries) else 2
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -2,7 +2,7 @@
 
 What was done to MNIST's digits (LeCun et al. 1998, III.A) is done to a photograph or a drawing: its ink is found,
 fitted into 20x20 pixels keeping its proportions, and placed with its centre of mass in the middle of 28x28, strokes as
-thick as MNIST's. The way there: `open_picture` (file to RGB), `find_figures` (RGB to ink), `normalize` (ink to 28x28).
+thick as MNIST's. The way there: `open_picture` (file to RGB), `find_glyphs` (RGB to ink), `normalize` (ink to 28x28).
 It knows nothing of networks.
 """
 
@@ -11,14 +11,15 @@ import math
 import stat
 import warnings
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 from scipy import ndimage
-from scipy.spatial import ConvexHull, QhullError
 
-from support.digits.lines import EIGHT, extent, find_lines, large_pieces, reduce, stroke_width
+from support.digits import lines
+from support.digits.lines import EIGHT, LEGIBLE, extent, is_stroke, large_pieces, stroke_width
 
 SIZE = 28  # pixels a side of an MNIST image
 
@@ -29,7 +30,7 @@ MAX_SIDE = 30_000  # pixels; of a very long picture Pillow's resizing needs giga
 WORKING = 512  # pixels of the longer side, to which every picture is scaled: a digit a tenth as large is still legible
 COARSE = 64  # the same, where only light and paper are looked at
 MIDDLE = 256  # the same, where sheets and frames are looked for
-FINE = 160  # pixels of the longer side of a figure while its strokes are measured and changed: 8 to a pixel of BOX
+FINE = 160  # pixels of the longer side of a glyph while its strokes are measured and changed: 8 to a pixel of BOX
 BOX = 20  # pixels a side that an MNIST digit is fitted into
 STROKE = 2.7  # pixels in BOX: the median thickness of MNIST's strokes, by `stroke_width` of 300 training images
 
@@ -52,49 +53,38 @@ class Picture:
 
 def open_picture(path: str | Path) -> Picture:
     """The first frame of any picture that Pillow reads, at most MAX_PIXELS large. Raises PictureError."""
-    path = Path(path)
+    limit = f"expected at most {MAX_PIXELS:,}, and {MAX_SIDE:,} a side: make it smaller, 1,000 a side are plenty"
     try:
-        status = path.stat()
+        status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for who writes into it
             raise PictureError("is not a file; expected a picture")
         if status.st_size == 0:
             raise PictureError("is empty; expected a picture")
+        Image.init()
+        formats = [name for name in Image.ID if name != "EPS"]  # which Pillow hands to another program, Ghostscript
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow warns of is either checked here or no matter
-            with Image.open(path, formats=_formats()) as image:
+            with Image.open(path, formats=formats) as image:
                 image.verify()  # the checksums of a PNG, which are not looked at while it is decoded
-            with Image.open(path, formats=_formats()) as image:
+            with Image.open(path, formats=formats) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-                    raise PictureError(f"is {width:,} x {height:,} pixels; {_LIMIT}")
-                turned = image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
+                    raise PictureError(f"is {width:,} x {height:,} pixels; {limit}")
+                on_its_side = image.getexif().get(0x0112, 1) >= 5  # the camera's orientation: by a quarter turn
                 image.draft(None, (2 * WORKING, 2 * WORKING))  # a large JPEG is then decoded at a fraction of its size
-                return Picture(flatten(image), *((height, width) if turned else (width, height)))
+                return Picture(flatten(image), *((height, width) if on_its_side else (width, height)))
     except PictureError:
         raise
     except FileNotFoundError:
         raise PictureError("not found") from None
-    except MemoryError:
-        raise PictureError("is too large for the memory of this machine; make it smaller") from None
-    except Image.DecompressionBombError:  # Pillow's own limit is higher, but it looks before the size is known here
-        raise PictureError(f"has over {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; {_LIMIT}") from None
+    except (MemoryError, Image.DecompressionBombError):  # Pillow looks before the size is known here
+        raise PictureError(f"is too large; {limit}") from None
     except Image.UnidentifiedImageError:
         raise PictureError("is not a picture that Pillow reads; expected PNG, JPEG, WebP, GIF or the like") from None
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror or error}") from None
     except Exception as error:  # of a damaged file Pillow's plugins raise a dozen kinds, all meaning this
         raise PictureError(f"is damaged: {error or type(error).__name__}") from None
-
-
-_LIMIT = f"expected at most {MAX_PIXELS:,}, and {MAX_SIDE:,} a side: make it smaller, 1,000 a side are plenty"
-_ORIENTATION = 0x0112  # the EXIF tag
-_ON_ITS_SIDE = (5, 6, 7, 8)  # its values that mean a quarter turn
-
-
-def _formats() -> list[str]:
-    """All of Pillow's, less EPS, which Pillow hands to another program, Ghostscript."""
-    Image.init()
-    return [name for name in Image.ID if name != "EPS"]
 
 
 def flatten(image: Image.Image) -> Image.Image:
@@ -122,12 +112,8 @@ def flatten(image: Image.Image) -> Image.Image:
 
 def _scale(image: Image.Image, longer: int, filter: Image.Resampling) -> Image.Image:
     """The image with its longer side `longer` pixels, its proportions kept."""
-    return image.resize(_scaled(image.size, longer), filter)
-
-
-def _scaled(size: tuple[int, int], longer: int) -> tuple[int, int]:
-    width, height = (max(1, round(longer * length / max(size))) for length in size)
-    return width, height
+    width, height = (max(1, round(longer * length / max(image.size))) for length in image.size)
+    return image.resize((width, height), filter)
 
 
 # --- sheets: on what paper the ink stands -----------------------------------------------------------------------------
@@ -161,20 +147,16 @@ def find_sheets(picture: Image.Image) -> list[Sheet]:
             continue
         region = np.pad(regions[box] == number, 1)
         filled = ndimage.binary_fill_holes(region)
-        if _surrounds_something(region, filled) and _has_straight_sides(filled):
+        if _surrounds_something(region, filled) and lines.has_straight_sides(filled):
             mask = np.zeros(regions.shape, bool)
             mask[box] = filled[1:-1, 1:-1]
             if _stands_out(pixels, mask):
                 found.append(mask)
-    innermost = [
-        one for one in found if not any(other.sum() < one.sum() and not (other & ~one).any() for other in found)
+    innermost = [mask for mask in found if not any(other is not mask and (other <= mask).all() for other in found)]
+    # what is nearly all of the picture is all of it, less what runs out of it
+    return [_cut_out(picture, mask) for mask in innermost if mask[extent(mask)].size <= 0.9 * mask.size] or [
+        whole_sheet(picture)
     ]
-    return [_cut_out(picture, mask) for mask in innermost if not _fills(mask)] or [_whole(picture)]
-
-
-def _fills(mask: np.ndarray) -> bool:
-    """Whether a sheet (h, w) is all of the picture, or all less what runs out of it."""
-    return mask[extent(mask)].size > 0.9 * mask.size
 
 
 def _smooth(picture: Image.Image) -> np.ndarray:
@@ -193,29 +175,6 @@ def _surrounds_something(region: np.ndarray, filled: np.ndarray) -> bool:
     holes, _ = ndimage.label(ndimage.binary_opening(filled & ~region, iterations=2))  # edges of ink are 5 pixels wide
     sides = [max(part.stop - part.start for part in box) for box in ndimage.find_objects(holes)]
     return max(sides, default=0) > max(0.15 * min(region.shape), 8)
-
-
-def _has_straight_sides(mask: np.ndarray) -> bool:
-    """Whether a mask (H, W) is a polygon without notches: a rectangle, seen from aside, or cut off by the picture.
-
-    Its convex hull keeps nearly all of its area when it is reduced to six corners, those taken away first that stand
-    out least. An ellipse keeps 83 %.
-    """
-    try:
-        hull = ConvexHull(np.argwhere(mask & ~ndimage.binary_erosion(mask)))
-    except QhullError:
-        return False
-    corners = hull.points[hull.vertices]
-    while len(corners) > 6:
-        before, after = np.roll(corners, 1, 0) - corners, np.roll(corners, -1, 0) - corners
-        corners = np.delete(corners, np.abs(_cross(before, after)).argmin(), 0)
-    area = _cross(corners, np.roll(corners, -1, 0)).sum() / 2
-    return bool(abs(area) >= 0.94 * hull.volume and mask.sum() >= 0.9 * hull.volume)
-
-
-def _cross(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The cross products of vectors (N, 2)."""
-    return one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0]
 
 
 def _stands_out(pixels: np.ndarray, mask: np.ndarray) -> bool:
@@ -237,20 +196,16 @@ OTHER_COLOUR = 0.12  # of the lighter one
 def _cut_out(picture: Image.Image, mask: np.ndarray) -> Sheet:
     """The part of the picture under a mask (h, w), MIDDLE pixels large, less its edges."""
     mask = ndimage.binary_erosion(mask)  # the edge is blurred
-    scale = picture.width / mask.shape[1], picture.height / mask.shape[0]
     rows, columns = extent(mask)
-    box = (
-        round(columns.start * scale[0]),
-        round(rows.start * scale[1]),
-        round(columns.stop * scale[0]),
-        round(rows.stop * scale[1]),
-    )
-    pixels = _scale(picture.crop(box), WORKING, Image.Resampling.BICUBIC)
+    across, down = picture.width / mask.shape[1], picture.height / mask.shape[0]
+    edges = columns.start * across, rows.start * down, columns.stop * across, rows.stop * down
+    left, top, right, bottom = map(round, edges)
+    pixels = _scale(picture.crop((left, top, right, bottom)), WORKING, Image.Resampling.BICUBIC)
     inside = Image.fromarray(mask[rows, columns]).resize(pixels.size, Image.Resampling.NEAREST)
-    return Sheet(pixels, np.asarray(inside, bool), box, whole=False)
+    return Sheet(pixels, np.asarray(inside, bool), (left, top, right, bottom), whole=False)
 
 
-def _whole(picture: Image.Image) -> Sheet:
+def whole_sheet(picture: Image.Image) -> Sheet:
     return Sheet(picture, np.ones((picture.height, picture.width), bool), (0, 0, *picture.size), whole=True)
 
 
@@ -263,56 +218,45 @@ def ink_signal(sheet: Sheet) -> np.ndarray:
     Light and paper come first: a smooth surface through most of the pixels. What differs from it does so along a line
     in colour space, from paper to ink; ink is the end of it where the few are.
     """
-    coarse = np.asarray(_scale(sheet.pixels, COARSE, Image.Resampling.BOX), np.float64)
-    height, width, _ = coarse.shape
-    paper_only = Image.fromarray(sheet.inside).convert("L").resize((width, height), Image.Resampling.BOX)
-    paper = _paper(coarse, np.asarray(paper_only) == 255, sheet)
+    paper = _paper(sheet)
     # relative to the light there; below a quarter of full brightness noise would grow more than ink
     light = np.maximum(paper.mean(2), 64)
     difference = np.asarray(sheet.pixels.filter(ImageFilter.GaussianBlur(1)), np.float32) - paper
     some = (slice(None, None, 4), slice(None, None, 4))
     flat = (difference[some] / light[some][..., None])[sheet.inside[some]].astype(np.float64)
-    line = np.linalg.eigh(flat.T @ flat)[1][:, -1]
-    signal = difference @ line.astype(np.float32) / light
-    signal *= np.sign(((flat @ line) ** 3).sum()) or 1
-    if sheet.whole and not _is_narrow(*sheet.pixels.size):
-        signal -= _large_areas(signal)
+    axis = np.linalg.eigh(flat.T @ flat)[1][:, -1]
+    signal = difference @ axis.astype(np.float32) / light
+    signal *= np.sign(((flat @ axis) ** 3).sum()) or 1
     values = signal[some][sheet.inside[some]]
     signal -= np.median(values[np.abs(values) <= np.median(np.abs(values))])
     return np.where(sheet.inside, signal, 0)
 
 
-def _paper(coarse: np.ndarray, inside: np.ndarray, sheet: Sheet) -> np.ndarray:
-    """The smooth surface that most of the `coarse` pixels (h, w, 3) lie on: float (H, W, 3), as large as the sheet.
+def _paper(sheet: Sheet) -> np.ndarray:
+    """The smooth surface that most of the sheet's pixels lie on, as colours: float32 (H, W, 3).
 
-    A polynomial of degree 3 in x and y, fitted by iteratively reweighted least squares with Cauchy's weights, so that
-    ink, dark or light, counts for little. It starts from the plane through most of a whole picture's outermost pixels:
-    a digit that fills the picture would else be taken for the paper.
+    A polynomial of degree 3 at most in x and y. It starts from the plane through most of the outermost pixels: a digit
+    that fills the picture would else be taken for the paper.
     """
-    height, width, _ = coarse.shape
-    y, x = np.indices((height, width))
-    places, colours = np.stack([x, y], -1)[inside], coarse[inside]
-    if not sheet.whole:
-        median = np.median(colours, axis=0)
-        best = _fit_surface(_terms(places, width, height, 3), colours, median, 0.5)
-        return _evaluate(best, *sheet.pixels.size)
-    rim = (places == 0).any(1) | (places == (width - 1, height - 1)).any(1)
-    terms = _terms(places, width, height, 1)
-    flat = _fit_surface(terms[rim], colours[rim], np.median(colours[rim], axis=0), 0.5)
-    surface, candidates = terms @ flat, [flat]
-    scores = [_share_near(surface, colours, rim)]
-    for degree in (1, 2, 3):
-        terms = _terms(places, width, height, degree)
-        candidates.append(_fit_surface(terms, colours, surface, 0.3))
-        surface = terms @ candidates[-1]
-        scores.append(_share_near(surface, colours, rim))
-    return _evaluate(candidates[int(np.argmax(scores))], *sheet.pixels.size)
-
-
-def _share_near(surface: np.ndarray, colours: np.ndarray, rim: np.ndarray) -> float:
-    """How many of the colours (N, 3) lie on a surface (N, 3), the outermost ones counted twice."""
-    near = 1 / (1 + (np.linalg.norm(colours - surface, axis=1) / NEAR) ** 2)
-    return float(near.mean() + 2 * near[rim].mean())
+    coarse = np.asarray(_scale(sheet.pixels, COARSE, Image.Resampling.BOX), np.float64)
+    (height, width, _), colours = coarse.shape, coarse.reshape(-1, 3)
+    shares = Image.fromarray(sheet.inside).convert("L").resize((width, height), Image.Resampling.BOX)
+    mask = np.asarray(shares) == 255
+    inside, rim = mask.ravel(), (mask & ~ndimage.binary_erosion(mask)).ravel()
+    y, x = ((2 * index + 1) / side - 1 for index, side in zip(np.indices(mask.shape), mask.shape, strict=True))
+    # across a picture so narrow that the stroke of a 1 may fill it only a plane: a curve would follow the stroke
+    most_i, most_j = 1 if height > 2 * width else 3, 1 if width > 2 * height else 3
+    powers = [(i, total - i) for total in range(4) for i in range(total + 1) if i <= most_i and total - i <= most_j]
+    terms = np.stack([(x**i * y**j).ravel() for i, j in powers], axis=1)
+    surfaces = [np.tile(np.median(colours[rim], axis=0), (len(colours), 1))]
+    for degree, fitted, share in ((1, rim, 0.5), (1, inside, 0.3), (2, inside, 0.3), (3, inside, 0.3)):
+        used = terms[:, : sum(i + j <= degree for i, j in powers)]
+        surfaces.append(used @ _fit_surface(used[fitted], colours[fitted], surfaces[-1][fitted], share))
+    near = [1 / (1 + (np.linalg.norm(colours - surface, axis=1) / NEAR) ** 2) for surface in surfaces]
+    best = surfaces[int(np.argmax([one[inside].mean() + 2 * one[rim].mean() for one in near]))]
+    channels = (Image.fromarray(channel.reshape(height, width).astype(np.float32)) for channel in best.T)
+    large = (channel.resize(sheet.pixels.size, Image.Resampling.BICUBIC) for channel in channels)
+    return np.stack([np.asarray(channel) for channel in large], 2)
 
 
 NEAR = 10.0  # of 255: what is so near to a surface lies on it
@@ -321,10 +265,11 @@ NEAR = 10.0  # of 255: what is so near to a surface lies on it
 def _fit_surface(terms: np.ndarray, colours: np.ndarray, surface: np.ndarray, share: float) -> np.ndarray:
     """Coefficients float (terms, 3) of a polynomial through most of the colours (N, 3), from a first guess `surface`.
 
-    terms: float (N, terms). share: of the colours that lie on the surface, at least.
+    terms: float (N, terms). share: of the colours that lie on the surface, at least. Iteratively reweighted least
+    squares with Cauchy's weights, so that ink, dark or light, counts for little.
     """
     coefficients = np.zeros((terms.shape[1], 3))
-    for _ in range(10):
+    for _ in range(6):
         distance = np.linalg.norm(colours - surface, axis=1)
         usual, far = np.quantile(distance, (share, 0.95))
         scale = max(min(usual, 0.12 * far), 2.0)  # a distance of 2 of 255 is nothing
@@ -332,62 +277,6 @@ def _fit_surface(terms: np.ndarray, colours: np.ndarray, surface: np.ndarray, sh
         coefficients = np.linalg.lstsq(weighted.T @ terms, weighted.T @ colours, rcond=None)[0]
         surface = terms @ coefficients
     return coefficients
-
-
-def _terms(places: np.ndarray, width: int, height: int, degree: int) -> np.ndarray:
-    """The terms x^i y^j, i + j <= degree, at places (N, 2), the picture being [-1, 1] in x and y: float (N, terms).
-
-    Across a narrow picture only a straight line: a curve would follow the stroke of a 1 that fills it.
-    """
-    x, y = ((2 * places + 1) / (width, height) - 1).T
-    narrow = _is_narrow(width, height)
-    most_i, most_j = (1 if narrow and side < max(width, height) else degree for side in (width, height))
-    terms = [x**i * y**j * (i <= most_i and j <= most_j) for i, j in _powers(degree)]
-    return np.stack(terms, axis=1)
-
-
-def _is_narrow(width: int, height: int) -> bool:
-    """Whether a picture is so narrow that the stroke of a 1 may fill it."""
-    return max(width, height) > 2 * min(width, height)
-
-
-def _powers(degree: int) -> list[tuple[int, int]]:
-    """i and j of the terms x^i y^j, the lower ones first."""
-    return [(i, total - i) for total in range(degree + 1) for i in range(total + 1)]
-
-
-def _evaluate(coefficients: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The polynomial, of degree 3 at most, at all pixels, as colours: float32 (height, width, 3)."""
-    x, y = (2 * np.arange(width) + 1) / width - 1, (2 * np.arange(height) + 1) / height - 1
-    rows = np.zeros((height, 3, 4))
-    for (i, j), coefficient in zip(_powers(3), coefficients, strict=False):
-        rows[:, :, i] += (y**j)[:, None] * coefficient
-    surface = rows.reshape(-1, 4).astype(np.float32) @ np.stack([x**i for i in range(4)]).astype(np.float32)
-    return surface.reshape(height, 3, width).transpose(0, 2, 1).clip(0, 255)
-
-
-def _large_areas(signal: np.ndarray) -> np.ndarray:
-    """What in `signal` is wider than any stroke and reaches the edge: a shadow with a hard edge, the table's rim.
-
-    A morphological opening: what a square of a third of the picture's side fits into stays, the rest is levelled. Then
-    a reconstruction from the edge inwards: what does not hang together with the edge is levelled too, it may be ink.
-    So is what is the lesser part of a figure: a broad stroke. It counts from half of the strongest, because paper
-    whose light was not quite met would make it the larger part.
-    """
-    picture = Image.fromarray(signal.astype(np.float32))
-    coarse = np.asarray(_scale(picture, COARSE, Image.Resampling.BOX)).clip(0)
-    window = 2 * (COARSE // 6) + 1
-    opened = ndimage.grey_opening(coarse, (window, window), mode="nearest")
-    level = opened.copy()
-    level[1:-1, 1:-1] = 0
-    while not np.array_equal(level, grown := np.minimum(ndimage.maximum_filter(level, 3), opened)):
-        level = grown
-    area = level > max(FAINT, float(level.max()) / 2)
-    if area.any():
-        figures, count = ndimage.label(coarse > np.median(level[area]) / 2)
-        shares = ndimage.mean(area, figures, range(1, count + 1))
-        level[np.isin(figures, np.flatnonzero(np.asarray(shares) < 0.5) + 1)] = 0
-    return np.asarray(Image.fromarray(level).resize(picture.size, Image.Resampling.BILINEAR))
 
 
 FAINT = 0.06  # of the light: what differs less from the paper the eye hardly sees
@@ -413,26 +302,25 @@ def _threshold(signal: np.ndarray, possible: np.ndarray) -> float:
     counts, edges = np.histogram(candidates, 256, (0, candidates.max()))
     counts[0] += len(candidates)
     centres = (edges[:-1] + edges[1:]) / 2
-    low = np.cumsum(counts)[:-1] / counts.sum()
-    sums = np.cumsum(counts * centres)[:-1] / counts.sum()
-    between = (np.average(centres, weights=counts) * low - sums) ** 2 / (low * (1 - low))
+    low, sums = np.cumsum(counts) / counts.sum(), np.cumsum(counts * centres) / counts.sum()
+    between = (sums[-1] * low - sums)[:-1] ** 2 / (low * (1 - low))[:-1]
     split = edges[1 + between.argmax()]
     return max(float(np.median(values[values >= split])) / 2, floor)
 
 
-# --- from ink to figures ----------------------------------------------------------------------------------------------
+# --- from ink to glyphs -----------------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
-class Figure:
+class Glyph:
     """Ink that may be a digit: a connected piece, or several that stand close."""
 
     mask: np.ndarray  # bool (h, w), cut out tightly
-    left: int  # pixels
-    top: int
-    on_edge: bool = False  # more of it lies on the sheet's outermost pixels than half its longer side
+    at: tuple[slice, slice]  # rows and columns of the sheet
     scale: float = 1  # of the picture, a pixel of the mask
     box: tuple[float, float, float, float] = (0, 0, 0, 0)  # in the picture: left, top, right, bottom
+    cut: bool = False  # something that hung together with it was taken away
+    whole: "Glyph | None" = None  # with that, if it may be a part of the digit
 
     @property
     def height(self) -> int:
@@ -450,36 +338,41 @@ class Figure:
     def mass(self) -> int:
         return int(self.mask.sum())
 
-    def apart(self, other: "Figure") -> tuple[int, int]:
-        """Pixels between the two boxes, across and down; negative where they overlap."""
-        return (
-            max(self.left, other.left) - min(self.left + self.width, other.left + other.width),
-            max(self.top, other.top) - min(self.top + self.height, other.top + other.height),
-        )
+    def on(self, shape: tuple[int, int]) -> np.ndarray:
+        """Its ink on a sheet of that shape: bool (H, W)."""
+        result = np.zeros(shape, bool)
+        result[self.at] = self.mask
+        return result
 
-    def gap(self, other: "Figure") -> float:
-        """Pixels between the ink of the two."""
-        both = _union(self, other)
-        left, top = other.left - both.left, other.top - both.top
-        place = (slice(top, top + other.height), slice(left, left + other.width))
-        theirs = _put(other.mask, place, both.mask.shape)
-        return float(ndimage.distance_transform_edt(~(both.mask & ~theirs))[theirs].min()) - 1
+
+def glyph_of(mask: np.ndarray) -> Glyph:
+    """The glyph of a mask (H, W), not empty, that begins where its sheet does."""
+    at = extent(mask)
+    return Glyph(mask[at], at)
+
+
+def _on_one_sheet(one: Glyph, other: Glyph) -> tuple[np.ndarray, np.ndarray]:
+    """The masks of two glyphs on a sheet that is just large enough: bool (H, W), twice."""
+    shape = max(one.at[0].stop, other.at[0].stop), max(one.at[1].stop, other.at[1].stop)
+    return one.on(shape), other.on(shape)
 
 
 GRAIN = 2  # pixels: ink is connected across gaps up to this
 SPECK = 0.02  # of the largest piece: what is smaller is dust or noise
 PALE = 0.6  # of the threshold: lines are looked for from there, at the threshold of darker ink they fall to pieces
-LEGIBLE = WORKING // 32  # pixels: a digit has a side of at least that
 MAX_PIECES = 50  # the largest are enough: the digits are among them, or there are none
+CLOSE = 0.2  # of the larger one's side: pieces so near may be parts of one digit
+OPEN = 0.5  # of a stroke's thickness: whose ink is nearer, they were to touch
+BROAD = 0.2  # of a piece's longer side: strokes of markers
+FOOT = 0.45  # of a glyph's side: lines that go beyond it by so much, on both sides together, are none of its strokes
 
 
-def figures_on(sheet: Sheet) -> list[Figure]:
+def glyphs_on(sheet: Sheet) -> list[Glyph]:
     """What may be digits on a sheet, the largest first, in its pixels. Raises PictureError if there is none."""
-    signal = _ink_not_paper(ink_signal(sheet), sheet)
+    signal = ink_signal(sheet)
     possible = sheet.inside.copy()
-    mask = np.zeros_like(possible)
-    light_on_dark = False
-    for share in (PALE, 1, 1, 1):
+    mask = taken = np.zeros_like(possible)
+    for share in (PALE, 1, 1):  # what is left is looked at again: pencil may stand between printed lines
         try:
             level = _threshold(signal, possible)
         except PictureError:
@@ -487,47 +380,39 @@ def figures_on(sheet: Sheet) -> list[Figure]:
                 raise
             break
         mask = possible & (signal > level)
-        squares = _ink_on_squares(mask)
-        light_on_dark = squares is not mask
-        mask = squares
-        structure = find_lines(mask if light_on_dark else possible & (signal > share * level), sheet.inside)
-        structure |= _containers(mask & ~structure)
-        if not structure.any():
+        found = lines.find_lines(possible & (signal > share * level), sheet.inside)
+        if not found.any():
             break
-        if not _legible(mask & ~structure):
+        if not any(True for _ in large_pieces(mask & ~found, LEGIBLE)):
             if sheet.whole:
                 break
             raise PictureError("nothing in it looks like ink")
-        if not sheet.whole and (mask & ~structure).sum() < 0.15 * structure.sum():
-            raise PictureError("nothing in it looks like ink")
-        mask = mask & ~structure
-        possible &= ~ndimage.binary_dilation(structure, EIGHT, iterations=2) | mask
-    if not light_on_dark:
-        mask = mask & ~_faint_holes(mask, signal)
-    return _join(_pieces(mask, sheet.inside))
+        mask, taken = mask & ~found, taken | found
+        possible &= ~ndimage.binary_dilation(found, EIGHT, iterations=2) | mask
+    glyphs = _join(_pieces(mask & ~_faint_holes(mask, signal), sheet.inside))
+    for glyph in glyphs if taken.any() else []:
+        _find_what_was_taken(glyph, mask | taken)
+    return glyphs
 
 
-def _ink_not_paper(signal: np.ndarray, sheet: Sheet) -> np.ndarray:
-    """The signal (H, W), turned round where paper was taken for ink.
+def _find_what_was_taken(glyph: Glyph, ink: np.ndarray) -> None:
+    """Note what hung together with a glyph in a mask (H, W) of all ink, lines too, and whether it may be a part of it.
 
-    Then what stands out is nowhere to be read but along the edge of the picture. Where a digit that fills the picture
-    was taken for its paper, three of the corners stand out; where a corner in poor light was taken for the end of the
-    line on which ink lies, more lies on the other one.
+    Lines that go far beyond what stands on them are none of its strokes. A ring round a single stroke may be a 0.
     """
-    if not sheet.whole:
-        return signal
-    level = _threshold(signal, sheet.inside)
-    mask = signal > level
-    from_corners = sum(mask[rows, columns].mean() > 0.5 for rows in CORNERS for columns in CORNERS) >= 3
-    less = mask.sum() < (signal < -level / 2).sum()
-    if not (from_corners or less):
-        return signal
-    if any(figure.side >= LEGIBLE and not figure.on_edge for figure in _pieces(mask, sheet.inside)):
-        return signal
-    return np.median(signal[mask]) - signal if from_corners else -signal
-
-
-CORNERS = (slice(0, 8), slice(-8, None))  # pixels: what is so near to two sides of a picture is its corner
+    own = glyph.on(ink.shape)
+    numbers, _ = ndimage.label(ink, EIGHT)
+    ring = np.zeros_like(ink)
+    if is_stroke(glyph.mask):
+        for box, piece in large_pieces(ink, glyph.side):
+            filled = ndimage.binary_fill_holes(piece)
+            if (filled & ~piece & own[box]).any() and not lines.has_straight_sides(filled):
+                ring[box] |= piece
+    whole = glyph_of(np.isin(numbers, np.unique(numbers[own & ink])) & ink | own | ring)
+    glyph.cut = whole.mass > 1.02 * glyph.mass
+    beyond = max(whole.width - glyph.width, whole.height - glyph.height)
+    if glyph.cut and (beyond < FOOT * glyph.side or ring.any()):
+        glyph.whole = whole
 
 
 def _faint_holes(mask: np.ndarray, signal: np.ndarray) -> np.ndarray:
@@ -537,205 +422,127 @@ def _faint_holes(mask: np.ndarray, signal: np.ndarray) -> np.ndarray:
     """
     result = np.zeros_like(mask)
     for box, piece in large_pieces(mask, 2 * LEGIBLE):
-        piece = np.pad(piece, 1)
-        depth = ndimage.distance_transform_edt(piece)
+        depth = ndimage.distance_transform_edt(np.pad(piece, 1))[1:-1, 1:-1]
         width = 2 * float(depth.max())
         if width < BROAD * max(piece.shape):
             continue
-        ink = np.pad(signal[box], 1)
+        ink = signal[box]
         dark = np.median(ink[piece])
         for share in (0.65, 0.75, 0.85):
             dense = piece & (ink > share * dark)
-            holes, _ = ndimage.label(ndimage.binary_fill_holes(dense) & piece & ~dense)
-            for hole, place in enumerate(ndimage.find_objects(holes), 1):
-                inside = holes[place] == hole
-                high, wide = inside.shape
-                fits = min(high, wide) >= 0.1 * width and max(high, wide) <= 0.8 * width and inside.mean() > 0.5
-                if fits and ink[place][inside].min() < 0.8 * dark and depth[place][inside].min() > 0.15 * width:
-                    area = result[box]
-                    area |= _put(inside, place, piece.shape)[1:-1, 1:-1]
+            for at, hole in large_pieces(ndimage.binary_fill_holes(dense) & piece & ~dense, round(0.1 * width)):
+                is_round = max(hole.shape) <= 0.8 * width and min(hole.shape) >= 0.1 * width and hole.mean() > 0.5
+                if is_round and ink[at][hole].min() < 0.8 * dark and depth[at][hole].min() > 0.15 * width:
+                    result[box][at] |= hole
     return result
 
 
-def _put(part: np.ndarray, place: tuple[slice, ...], shape: tuple[int, int]) -> np.ndarray:
-    """A mask of that shape (H, W), the part at its place."""
-    whole = np.zeros(shape, bool)
-    whole[place] = part
-    return whole
-
-
-BROAD = 0.2  # of a piece's longer side: strokes of markers
-
-
-def _ink_on_squares(mask: np.ndarray) -> np.ndarray:
-    """A mask (H, W), where a piece with straight sides is the paper of what is left out of it, as on a dark square."""
-    for box, piece in large_pieces(mask, 2 * LEGIBLE):
-        piece = np.pad(piece, 1)
-        filled = ndimage.binary_fill_holes(piece)
-        left_out = filled & ~np.pad(mask[box], 1)
-        if _surrounds_something(piece, filled) and _has_straight_sides(filled) and _legible(left_out):
-            mask = mask.copy()
-            mask[box] = np.where(filled[1:-1, 1:-1], left_out[1:-1, 1:-1], mask[box])
-    return mask
-
-
-def _legible(mask: np.ndarray) -> bool:
-    """Whether any piece of a mask (H, W) is large enough to be read."""
-    return any(True for _ in large_pieces(mask, LEGIBLE))
-
-
-def _containers(mask: np.ndarray) -> np.ndarray:
-    """Pieces that enclose another one of some size, as a ring round a digit does: bool (H, W)."""
-    result = np.zeros_like(mask)
-    for box, piece in large_pieces(mask, 2 * LEGIBLE):
-        held = ndimage.binary_fill_holes(piece) & mask[box] & ~piece
-        if held.any():
-            rows, columns = extent(held)
-            height, width = rows.stop - rows.start, columns.stop - columns.start
-            if height >= LEGIBLE and max(height, width) > 0.3 * max(piece.shape):
-                result[box] |= piece
-    return result
-
-
-def _pieces(mask: np.ndarray, inside: np.ndarray) -> list[Figure]:
+def _pieces(mask: np.ndarray, inside: np.ndarray) -> list[Glyph]:
     """The connected pieces of a mask (H, W) that may be ink, the largest first.
 
     Specks are left out. So is what lies along the edge of the sheet, if anything else there can be a digit: it is the
     table, or the dark of a corner. Raises PictureError if nothing can be a digit.
     """
     height, width = mask.shape
-    coarse, _ = ndimage.label(reduce(mask, GRAIN), EIGHT)
+    coarse, _ = ndimage.label(lines.reduce(mask, GRAIN), EIGHT)
     numbers = coarse.repeat(GRAIN, 0).repeat(GRAIN, 1)[:height, :width] * mask
     masses = np.bincount(numbers.ravel())
     masses[0] = 0
     boxes = ndimage.find_objects(numbers)
-    rim = inside & ~ndimage.binary_erosion(inside)
-    pieces = []
+    rim, border = inside & ~ndimage.binary_erosion(inside), lines.near_edge(inside)
+    pieces: list[Glyph] = []
+    on_edge: list[Glyph] = []
     for number in masses.argsort()[::-1][:MAX_PIECES]:
-        if not masses[number]:
-            break
-        rows, columns = boxes[number - 1]
-        piece = numbers[rows, columns] == number
-        on_edge = (piece & rim[rows, columns]).sum() > max(piece.shape) / 2
-        pieces.append(Figure(piece, columns.start, rows.start, on_edge))
-    free = [piece for piece in pieces if not piece.on_edge]
-    if any(piece.side >= LEGIBLE for piece in free):
-        pieces = free
-    elif not any(piece.side >= LEGIBLE for piece in pieces):
+        if masses[number]:
+            at = boxes[number - 1]
+            piece = Glyph(numbers[at] == number, at)
+            along_edge = (piece.mask & rim[at]).sum() > piece.side / 2
+            near_edge = (piece.mask & border[at]).sum() > masses[number] / 2
+            (on_edge if along_edge or near_edge else pieces).append(piece)
+    pieces = pieces if any(piece.side >= LEGIBLE for piece in pieces) else on_edge + pieces
+    if not any(piece.side >= LEGIBLE for piece in pieces):
         raise PictureError("nothing in it looks like ink, or it is too small to be read")
-    return [piece for piece in pieces if piece.mass > SPECK * pieces[0].mass]
+    most = max(piece.mass for piece in pieces)
+    return [piece for piece in pieces if piece.mass > SPECK * most]
 
 
-def _join(pieces: list[Figure]) -> list[Figure]:
-    """The figures that the pieces make up, the largest first: the bar of a 5 often does not touch the rest."""
-    figures = list(pieces)
-    while True:
-        pairs = [
-            (max(one.apart(other)), i, j)
-            for i, one in enumerate(figures)
-            for j, other in enumerate(figures[:i])
-            if _belong_together(one, other)
-        ]
-        if not pairs:
-            break
-        _, i, j = min(pairs)
-        joined = _union(figures[i], figures[j])
-        figures = [figure for k, figure in enumerate(figures) if k not in (i, j)] + [joined]
-    figures.sort(key=lambda figure: -figure.mass)
-    return figures
+def _join(pieces: list[Glyph]) -> list[Glyph]:
+    """The glyphs that the pieces make up, the largest first: the bar of a 5 often does not touch the rest."""
+    glyphs = list(pieces)
+    while pair := next((pair for pair in combinations(glyphs, 2) if _belong_together(*pair)), None):
+        glyphs = [glyph for glyph in glyphs if glyph not in pair] + [glyph_of(np.logical_or(*_on_one_sheet(*pair)))]
+    return sorted(glyphs, key=lambda glyph: -glyph.mass)
 
 
-def _belong_together(one: Figure, other: Figure) -> bool:
-    """Whether two figures that stand close are parts of one digit rather than two digits."""
-    across, down = one.apart(other)
+def _belong_together(one: Glyph, other: Glyph) -> bool:
+    """Whether two glyphs that stand close are parts of one digit rather than two digits."""
+    # between the two boxes; negative where they overlap
+    down, across = (max(a.start, b.start) - min(a.stop, b.stop) for a, b in zip(one.at, other.at, strict=True))
     if max(across, down) > CLOSE * max(one.side, other.side):
         return False
     narrow, wide = sorted((one.width, other.width))
     low, high = sorted((one.height, other.height))
     if low > 0.6 * high and across > -0.2 * narrow:  # side by side, both tall: two digits, or an open 4
-        return one.gap(other) < OPEN * min(stroke_width(one.mask), stroke_width(other.mask))
-    both_whole = all(figure.height > 0.9 * figure.width for figure in (one, other))
+        ink, others = _on_one_sheet(one, other)
+        gap = ndimage.distance_transform_edt(~ink)[others].min() - 1
+        return bool(gap < OPEN * min(stroke_width(one.mask), stroke_width(other.mask)))
+    both_whole = all(glyph.height > 0.9 * glyph.width for glyph in (one, other))
     return not (both_whole and narrow > 0.5 * wide and low > 0.6 * high and down > -0.2 * low)  # one above the other
 
 
-CLOSE = 0.2  # of the larger one's side
-OPEN = 0.5  # of a stroke's thickness: whose ink is nearer, they were to touch
-
-
-def _union(one: Figure, other: Figure) -> Figure:
-    left, top = min(one.left, other.left), min(one.top, other.top)
-    right, bottom = (
-        max(one.left + one.width, other.left + other.width),
-        max(one.top + one.height, other.top + other.height),
-    )
-    mask = np.zeros((bottom - top, right - left), bool)
-    for part in (one, other):
-        mask[part.top - top :, part.left - left :][: part.height, : part.width] |= part.mask
-    return Figure(mask, left, top)
-
-
-def find_figures(picture: Image.Image) -> list[Figure]:
+def find_glyphs(picture: Image.Image) -> list[Glyph]:
     """All that may be digits in an RGB picture, the largest first. Raises PictureError if nothing may.
 
     Their `box` lies in the picture, their mask at the scale at which they were found.
     """
-    found: list[Figure] = []
+    found: list[Glyph] = []
     for sheet in find_sheets(picture):
         with contextlib.suppress(PictureError):
-            found += [_placed(figure, sheet) for figure in figures_on(sheet)]
+            found += [_placed(glyph, sheet) for glyph in glyphs_on(sheet)]
     if not found:
-        sheet = _whole(picture)
-        found = [_placed(figure, sheet) for figure in figures_on(sheet)]
-    return sorted(found, key=lambda figure: -figure.mass * figure.scale**2)
+        sheet = whole_sheet(picture)
+        found = [_placed(glyph, sheet) for glyph in glyphs_on(sheet)]
+    return sorted(found, key=lambda glyph: -glyph.mass * glyph.scale**2)
 
 
-def _placed(figure: Figure, sheet: Sheet) -> Figure:
-    """The figure of a sheet, its box and scale in the picture."""
+def _placed(glyph: Glyph, sheet: Sheet) -> Glyph:
+    """The glyph of a sheet, its box and scale in the picture."""
     scale = (sheet.box[2] - sheet.box[0]) / sheet.pixels.width
-    left, top = sheet.box[0] + scale * figure.left, sheet.box[1] + scale * figure.top
-    box = (left, top, left + scale * figure.width, top + scale * figure.height)
-    return replace(figure, box=box, scale=scale)
+    left, top = sheet.box[0] + scale * glyph.at[1].start, sheet.box[1] + scale * glyph.at[0].start
+    box = (left, top, left + scale * glyph.width, top + scale * glyph.height)
+    return replace(glyph, box=box, scale=scale, whole=glyph.whole and _placed(glyph.whole, sheet))
 
 
-def reading_order(figures: list[Figure]) -> list[list[Figure]]:
-    """Lines from top to bottom, in each the figures from left to right.
+def reading_order(glyphs: list[Glyph]) -> list[list[Glyph]]:
+    """Rows of text from top to bottom, in each the glyphs from left to right.
 
-    A figure stands in the line of the last one if their heights overlap by half of the lower one's.
+    A glyph stands in the row of the last one if their heights overlap by half of the lower one's.
     """
-    lines: list[list[Figure]] = []
-    for figure in sorted(figures, key=lambda figure: figure.box[0]):
-        best, most = None, 0.5
-        for line in lines:
-            top, bottom = max(figure.box[1], line[-1].box[1]), min(figure.box[3], line[-1].box[3])
-            low = min(figure.box[3] - figure.box[1], line[-1].box[3] - line[-1].box[1])
-            if (bottom - top) / low > most:
-                best, most = line, (bottom - top) / low
-        if best is None:
-            lines.append([figure])
+
+    def overlap(one: Glyph, other: Glyph) -> float:
+        (_, top, _, bottom), (_, above, _, below) = one.box, other.box
+        return (min(bottom, below) - max(top, above)) / min(bottom - top, below - above)
+
+    rows: list[list[Glyph]] = []
+    for glyph in sorted(glyphs, key=lambda glyph: glyph.box[0]):
+        row = max(rows, key=lambda row: overlap(row[-1], glyph), default=None)
+        if row is not None and overlap(row[-1], glyph) > 0.5:
+            row.append(glyph)
         else:
-            best.append(figure)
-    return sorted(lines, key=lambda line: sum(figure.box[1] + figure.box[3] for figure in line) / len(line))
-
-
-def prepare(image: Image.Image) -> np.ndarray:
-    """The largest figure in any picture as uint8 (28, 28), white on black, as MNIST would show it.
-
-    Dark ink on light paper or light on dark, uneven light, thin pens and thick. The same picture always gives the same
-    result. Raises PictureError if there is nothing that looks like ink.
-    """
-    return normalize(find_figures(flatten(image))[0].mask)
+            rows.append([glyph])
+    return sorted(rows, key=lambda row: np.mean([glyph.box[1] + glyph.box[3] for glyph in row]))
 
 
 # --- from ink to MNIST ------------------------------------------------------------------------------------------------
 
 
-def normalize(figure: np.ndarray) -> np.ndarray:
+def normalize(glyph: np.ndarray) -> np.ndarray:
     """A mask (H, W), cut out tightly, as MNIST would show it: uint8 (28, 28), white on black.
 
     As in MNIST the longer side of the bounding box is 20 pixels, edges are gray by the area that is covered, and the
     centre of mass lies on pixel (14, 14), counted from 0 (over the training images its mean is 14.0 and 14.0).
     """
-    fine = _set_thickness(fit(figure, FINE) > 127)
+    fine = _set_thickness(fit(glyph, FINE) > 127)
     small = fit(fine, BOX)
     rows, columns = small.shape
     mass = small.sum(dtype=float)
@@ -765,7 +572,7 @@ def _set_thickness(mask: np.ndarray) -> np.ndarray:
     Where that would open or close a loop or lose a part, because one stroke is a blot, they are changed less.
     """
     wanted = STROKE * FINE / BOX
-    # the figure grows with its strokes, and is fitted again: (width + change) * FINE / (FINE + change) = wanted
+    # the glyph grows with its strokes, and is fitted again: (width + change) * FINE / (FINE + change) = wanted
     change = FINE * (wanted - stroke_width(mask)) / (FINE - wanted)
     number = _euler_number(mask)
     for share in (1, 0.75, 0.5, 0.25):

@@ -1,7 +1,7 @@
-"""Lines in a mask of ink: ruled and squared paper, cells, frames, what is underlined; found to be taken away.
+"""Ruled lines, frames and rings in a mask of ink, found to be taken away from the digit that stands on or in them.
 
-A line is straight, thin, and runs nearly along the picture's sides; what makes it no stroke of a digit is said in
-`find_lines`. It knows nothing of pictures, only masks.
+A line is straight, thin, and runs nearly along the picture's sides. So do strokes of digits: what makes it a line is
+said in `find_lines`; a digit that hangs together with one is read with and without it. It knows nothing of pictures.
 """
 
 import math
@@ -10,21 +10,24 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import ConvexHull, QhullError
 
-BORDER = 8  # pixels from the edge of a sheet that count as the edge
-SMALLEST = 16  # pixels of the longer side of a piece that is searched
+BORDER = 10  # pixels from the edge of a sheet that count as the edge
+LEGIBLE = 16  # pixels: a digit has a side of at least that
 MAX_PIECES = 12  # that are searched, the largest first
 LOOKED_AT = 160  # pixels of the longer side of a piece while lines are looked for in it
 STEEPEST = 0.2  # of a line against the picture's sides: 11 degrees
 SPAN = 0.6  # of the piece's side: what is shorter is no line
-END = 0.1  # of the piece's side: so long is what shows of a line beyond the stroke that stands on it
+END = 0.1  # of a side: so much shows of a line beyond the stroke that stands on it
 FULL = 0.85  # of a line's pixels are ink; the rest are gaps
 MOSTLY_THIN = 0.5  # of a line's pixels no stroke crosses
 SLENDER = 10  # times as long as thick is a line at least
 THIN = 0.12  # of the piece's longer side: what is thicker is no line
-CERTAIN = 8  # so many lines are a grid, whatever is left without them
-ALIKE = 2  # times as high as each other are digits of one line at most
 MANY = 3  # so many lines from edge to edge are no digit
+TOE = 0.35  # of a digit's height: its foot goes beyond it by less, on both sides together
+OF_LINES = 0.4  # of the ink of a frame is found to be lines
+OVAL = 0.8  # times as wide as high is a 0 at most, most rings are more
+HELD = 0.3  # of a frame's shorter side: what is smaller may be a blot in a loop
 DASHES = 6  # so many make a broken line
 SHORTEST_DASH = 5  # pixels
 MAX_DASH = 0.25  # of the longer side of the sheet: what is longer is a line, whole already
@@ -41,135 +44,128 @@ class Line:
     stop: int
     thickness: float
     spans: bool  # from edge to edge of the sheet
-    alone: bool  # nothing else hangs together with it
-    in_grid: bool  # so do others, both ways
+    piece: int  # of ink, by its number
 
 
 def find_lines(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """What in a mask of ink (H, W) is a printed or ruled line, not a stroke of a digit: bool (H, W).
+    """What in a mask of ink (H, W) is none of the digit's: bool (H, W).
 
-    That is what runs from edge to edge of the sheet `inside`; lines both ways, as in a grid or a frame; a line below or
-    above that is longer than what stands on it; and what is much thinner than the strokes. Where a stroke crosses a
-    line, the stroke stays.
+    That is what runs from edge to edge of the sheet `inside`, a frame or ring round something, and a line below that is
+    longer than what stands on it, with its like above. Where a stroke crosses a line, the stroke stays.
     """
-    lines = _all_lines(_bridge_dashes(mask), inside)
-    if not lines:
-        return np.zeros_like(mask)
-    spanning = _from_edge_to_edge(lines, mask, inside)
-    sure = spanning + [line for line in lines if line.in_grid and not line.spans]
-    usual = np.median([line.thickness for line in sure]) if sure else 0
-    sure = [line for line in sure if line.thickness < 1.5 * (usual + 1)]  # others are strokes along a line
-    if len(sure) < CERTAIN and len(spanning) < MANY and any(line.in_grid for line in sure):
-        left = _without(mask, sure)
-        taken, rest = mask & ~left, _largest(left)
-        if rest is not None and rest.sum() < 0.25 * taken.sum() and _touches(rest, taken):
-            sure = []  # it was a digit of straight strokes
-    others = [line for line in lines if not line.in_grid and not line.spans]
-    main = _largest(_without(mask, sure + [line for line in others if line.across]))
-    if main is None:
-        sure += [line for line in others if line.across]
-    else:
-        sure += [line for line in others if _underlines(line, main) or _is_stray(line, main)]
-    return mask & ~_without(mask, sure)
+    bridged = _bridge_dashes(mask)
+    lines = _all_lines(bridged, inside)
+    ruled = _from_edge_to_edge(lines, mask, inside)
+    frames = _frames(_without(bridged, ruled), lines)
+    rest = _without(mask, ruled) & ~frames
+    across = [line for line in lines if line.across and not line.spans and not (line.pixels & frames).any()]
+    main = _largest(_without(rest, across))
+    if main is not None:
+        rest = _without(rest, _underlines(across, main))
+    return mask & ~rest
+
+
+# --- what makes it a line ---------------------------------------------------------------------------------------------
 
 
 def _from_edge_to_edge(lines: list[Line], mask: np.ndarray, inside: np.ndarray) -> list[Line]:
-    """Those of the lines in a mask (H, W) that run from edge to edge of a sheet, and are no strokes of a digit.
+    """Those of the lines in a mask (H, W) that run from edge to edge of a sheet, and those that cross them in a grid.
 
-    One that fills the picture, a 4 or 9, has such strokes; the rest of it is near the edge, too, and about as thick.
+    A digit that fills the picture has strokes from edge to edge, too. They hang together with the rest of it, and few
+    go beyond it on both sides.
     """
     spanning = [line for line in lines if line.spans]
-    main = _largest(_without(mask, spanning)) if 0 < len(spanning) < MANY else None
-    if main is None or not _reaches(main, inside) or _reaches(mask, inside) < 4:
-        return spanning
-    return [line for line in spanning if line.thickness < stroke_width(main[extent(main)]) / 2]
-
-
-def _bridge_dashes(mask: np.ndarray) -> np.ndarray:
-    """A mask (H, W) with the gaps of broken lines filled, where many short straight pieces follow one another."""
-    boxes = ndimage.find_objects(ndimage.label(mask, EIGHT)[0])
-    lengths = np.concatenate([_dashes(boxes, axis, MAX_DASH * max(mask.shape)) for axis in (0, 1)])
-    if len(lengths) < DASHES:
-        return mask
-    reach = math.ceil(np.median(lengths) / 4)  # gaps up to half of a dash
-    padded = np.pad(mask, reach)
-    return ndimage.binary_closing(padded, EIGHT, iterations=reach)[reach:-reach, reach:-reach]
-
-
-def _dashes(boxes: list[tuple[slice, ...]], axis: int, longest: float) -> np.ndarray:
-    """The lengths along an axis of those pieces, by their rows and columns, that may be dashes of a line: int (N,).
-
-    Each follows another, no farther than that is long. The 1s of a row stand beside one another.
-    """
-    start, stop = np.array([(box[axis].start, box[axis].stop) for box in boxes], int).reshape(-1, 2).T
-    low, high = np.array([(box[1 - axis].start, box[1 - axis].stop) for box in boxes], int).reshape(-1, 2).T
-    length = stop - start
-    slim = (length >= 2 * (high - low)) & (length >= SHORTEST_DASH) & (length <= longest)
-    start, stop, low, high, length = (values[slim] for values in (start, stop, low, high, length))
-    gaps = start - stop[:, None]  # from the end of a row's piece to the start of a column's
-    in_line = np.minimum(high, high[:, None]) > np.maximum(low, low[:, None])
-    follows = in_line & (gaps >= 0) & (gaps <= length[:, None])
-    return length[follows.any(0) | follows.any(1)]
-
-
-def _without(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
-    """A mask (H, W) less the lines, with the strokes that cross them."""
-    if not lines:
-        return mask
-    taken = ndimage.binary_dilation(np.logical_or.reduce([line.pixels for line in lines]), EIGHT)
-    rest = mask & ~taken
-    reach = math.ceil(max(line.thickness for line in lines) / 2) + 2
-    padded = np.pad(rest, reach)
-    closed = ndimage.binary_closing(padded, iterations=reach)[reach:-reach, reach:-reach]
-    return rest | (closed & taken & mask)
-
-
-def _touches(figure: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two masks (H, W) that share no pixel hang together."""
-    return bool((ndimage.binary_dilation(figure, EIGHT) & other).any())
+    pieces = {line.piece for line in spanning}
+    main = _largest(_without(mask, [line for line in lines if line.piece in pieces]))
+    if main is not None and len(spanning) < MANY:
+        numbers, _ = ndimage.label(mask, EIGHT)
+        apart = [numbers[line.pixels].max() != numbers[main].max() for line in spanning]
+        fills = _reaches(mask, inside) == 4 and _reaches(main, inside) > 0
+        pairs = zip(spanning, apart, strict=True)
+        spanning = [line for line, alone in pairs if alone or (not fills and _goes_beyond(line, main))]
+    usual = np.median([line.thickness for line in spanning]) if spanning else 0
+    ruled = [line for line in spanning if line.thickness < 1.5 * (usual + 1)]  # others are strokes along a line
+    pieces = {line.piece for line in ruled}
+    crossing = [line for line in lines if line.piece in pieces and not line.spans]
+    return ruled + [line for line in crossing if main is None or _goes_beyond(line, main)]
 
 
 def _reaches(figure: np.ndarray, inside: np.ndarray) -> int:
     """How many of the four sides of a sheet (H, W) a figure (H, W) comes near to."""
-    near = max(BORDER, max(inside.shape) // 16)
-    gaps = [
-        gap
-        for one, other in zip(extent(figure), extent(inside), strict=True)
-        for gap in (one.start - other.start, other.stop - one.stop)
-    ]
-    return sum(gap < near for gap in gaps)
+    near = max(inside.shape) // 16
+    pairs = zip(extent(figure), extent(inside), strict=True)
+    return sum((one.start - other.start < near) + (other.stop - one.stop < near) for one, other in pairs)
 
 
-def _border(inside: np.ndarray) -> np.ndarray:
-    """The pixels of a sheet (H, W) that are no more than BORDER from its edge: bool (H, W)."""
-    return inside & ~ndimage.minimum_filter(inside, 2 * BORDER + 1, mode="constant", cval=False)
+def _goes_beyond(line: Line, figure: np.ndarray) -> bool:
+    """Whether a line ends outside of a figure (H, W) on both sides."""
+    rows, columns = extent(figure)
+    along = columns if line.across else rows
+    side = max(rows.stop - rows.start, columns.stop - columns.start)
+    return min(along.start - line.start, line.stop - along.stop) > END * side
 
 
-def _underlines(line: Line, figure: np.ndarray) -> bool:
-    """Whether a line across lies below or above a figure (H, W), and stands out on both sides of what is near to it.
+def _underlines(lines: list[Line], figure: np.ndarray) -> list[Line]:
+    """Those of the lines across that lie below or above a figure (H, W), and end outside of what of it is near.
 
-    The foot of a 1 does so, too, but it is short.
+    The foot of a 2 or 1 does so, too, but goes beyond it by less where it hangs together with it; so does the bar of a
+    7 or 5, which has no like below.
     """
     rows, columns = extent(figure)
     height = rows.stop - rows.start
-    level = round(line.pixels.nonzero()[0].mean())
-    if not line.across or 0.15 < figure[:level].sum() / figure.sum() < 0.85:
-        return False
-    near = figure[max(level - height // 4, 0) : level + height // 4]
-    if near.any():
-        columns = extent(near)[1]
-    out = min(columns.start - line.start, line.stop - columns.stop)
-    return out > 0.1 * height and line.stop - line.start > 0.8 * height
+    below: list[Line] = []
+    above: list[Line] = []
+    far_above: list[Line] = []
+    for line in lines:
+        level = round(line.pixels.nonzero()[0].mean())
+        near = figure[max(level - height // 4, 0) : level + height // 4]
+        beside = extent(near)[1] if near.any() else columns
+        if line.start > beside.start or line.stop < beside.stop or line.stop - line.start < 0.8 * height:
+            continue
+        longer = columns.start - line.start + line.stop - columns.stop > TOE * height
+        apart = not _touches(line, figure)
+        share_above = figure[:level].sum() / figure.sum()
+        if share_above > 0.85 and (longer or apart):
+            below.append(line)
+        elif share_above < 0.15 and longer:
+            (far_above if apart else above).append(line)
+    return below + far_above + (above if below else [])
 
 
-def _is_stray(line: Line, figure: np.ndarray) -> bool:
-    """Whether a line stands alone, thinner than the strokes of a figure (H, W) by far, and is no 1 beside it."""
-    if not line.alone:
-        return False
-    rows, columns = extent(figure)
-    strokes, height, length = stroke_width(figure[rows, columns]), rows.stop - rows.start, line.stop - line.start
-    like_one = not line.across and ALIKE * length > height and ALIKE * height > length
-    return line.thickness < strokes / (4 if like_one else 2)
+def _touches(line: Line, figure: np.ndarray) -> bool:
+    """Whether a line hangs together with a figure (H, W) that was found without it."""
+    return bool((ndimage.binary_dilation(figure, EIGHT, iterations=3) & line.pixels).any())
+
+
+def _frames(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
+    """Pieces of a mask (H, W) that surround another one of some size: rings, and frames of lines, closed or not.
+
+    An oval round a single stroke is a 0 with a stroke of its own, as programmers write it.
+    """
+    straight = np.logical_or.reduce([np.zeros_like(mask), *[line.pixels for line in lines]])
+    result = np.zeros_like(mask)
+    pieces = list(large_pieces(mask, LEGIBLE))
+    for box, piece in pieces:
+        high, wide = piece.shape
+        within = [inner for at, inner in pieces if at != box and _lies_in(at, box)]
+        held = [inner for inner in within if max(inner.shape) > HELD * min(high, wide)]
+        if not held:
+            continue
+        filled = ndimage.binary_fill_holes(piece)
+        if (filled & mask[box] & ~piece).any():
+            is_zero = wide < OVAL * high and not has_straight_sides(filled) and len(held) == 1 and is_stroke(held[0])
+        else:
+            is_zero = straight[box][piece].mean() < OF_LINES
+        if not is_zero:
+            result[box] |= piece
+    return result
+
+
+def _lies_in(box: tuple[slice, slice], other: tuple[slice, slice]) -> bool:
+    return all(outer.start <= part.start and part.stop <= outer.stop for part, outer in zip(box, other, strict=True))
+
+
+# --- finding what is straight and thin --------------------------------------------------------------------------------
 
 
 def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
@@ -177,45 +173,42 @@ def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
     numbers, _ = ndimage.label(mask, EIGHT)
     masses = np.bincount(numbers.ravel())[1:]
     boxes = ndimage.find_objects(numbers)
-    border = _border(inside)
+    border = near_edge(inside)
     lines = []
-    for index in masses.argsort()[::-1][:MAX_PIECES]:
+    for index in masses.argsort()[::-1][:MAX_PIECES].tolist():
         box = boxes[index]
         piece = numbers[box] == index + 1
-        if max(piece.shape) < SMALLEST:
+        if max(piece.shape) < LEGIBLE:
             continue
         scale = max(1, math.ceil(max(piece.shape) / LOOKED_AT))
         small, edge = reduce(piece, scale), reduce(border[box] & piece, scale)
-        across, down = _straight(small), [line.T for line in _straight(small.T)]
-        in_grid = (len(across) >= 2 and len(down) >= 2) or _is_frame(across, down)
-        for axis, pixels in [(1, line) for line in across] + [(0, line) for line in down]:
-            along = pixels.nonzero()[axis]
-            ends = along <= along.min() + 4, along >= along.max() - 4
-            whole = np.zeros_like(mask)
-            whole[box] = pixels.repeat(scale, 0).repeat(scale, 1)[: piece.shape[0], : piece.shape[1]] & piece
-            lines.append(
-                Line(
+        for axis, found in ((1, _straight(small)), (0, [line.T for line in _straight(small.T)])):
+            for pixels in found:
+                along = pixels.nonzero()[axis]
+                ends = along <= along.min() + 4, along >= along.max() - 4
+                whole = np.zeros_like(mask)
+                whole[box] = pixels.repeat(scale, 0).repeat(scale, 1)[: piece.shape[0], : piece.shape[1]] & piece
+                line = Line(
                     pixels=whole,
                     across=axis == 1,
                     start=box[axis].start + scale * int(along.min()),
                     stop=box[axis].start + scale * int(along.max() + 1),
                     thickness=whole.sum() / max(1, whole.any(1 - axis).sum()),
                     spans=all(bool(edge[pixels][end].any()) for end in ends) and edge[pixels].mean() < 0.5,
-                    alone=bool(whole.sum() > 0.85 * masses[index]),
-                    in_grid=in_grid,
+                    piece=index,
                 )
-            )
+                lines.append(line)
     return lines
 
 
 def _straight(mask: np.ndarray) -> list[np.ndarray]:
     """The thin straight lines in a mask (h, w) that run along its rows, or up to STEEPEST against them: masks."""
     height, width = mask.shape
-    length = max(round(SPAN * width), 8)
+    length, short = (max(round(share * width), least) | 1 for share, least in ((SPAN, 8), (END, 4)))
     if length > width:
         return []
-    short = max(round(END * width), 4)
-    thickness = _run_lengths(mask)
+    runs, _ = ndimage.label(mask, [[0, 1, 0]] * 3)  # down each column
+    thickness = np.bincount(runs.ravel())[runs]
     thin = mask & (thickness <= max(THIN * max(height, width), 2))
     found = np.zeros_like(mask)
     columns = np.arange(width)
@@ -226,11 +219,11 @@ def _straight(mask: np.ndarray) -> list[np.ndarray]:
         if not len(rows):
             continue
         level, slim = mask[rows, columns], thin[rows, columns]
-        full = _windows(level, length) >= FULL * length
-        full &= _windows(slim, length) >= MOSTLY_THIN * length
+        full = (_mean(level, length) >= FULL) & (_mean(slim, length) >= MOSTLY_THIN)
         # a stroke that stands on one end of a line leaves no window there but a short one beyond it
-        goes_on = (_windows(slim, short) >= FULL * short) & full.any(1, keepdims=True)
-        y, x = ((_covered(full, width) | _covered(goes_on, width)) & level).nonzero()
+        goes_on = (_mean(slim, short) >= FULL) & full.any(1, keepdims=True)
+        covered = ndimage.maximum_filter1d(full, length, axis=1) | ndimage.maximum_filter1d(goes_on, short, axis=1)
+        y, x = (covered & level).nonzero()
         found[rows[y, x], x] = True
     numbers, count = ndimage.label(ndimage.binary_dilation(found, np.ones((3, 9), bool)), EIGHT)  # across gaps
     lines = []
@@ -245,41 +238,47 @@ def _straight(mask: np.ndarray) -> list[np.ndarray]:
     return lines
 
 
-def _windows(level: np.ndarray, length: int) -> np.ndarray:
-    """Of each `length` neighbours in a row of a mask (h, w), how many are set: int (h, w - length + 1)."""
-    sums = np.zeros((len(level), level.shape[1] + 1), np.int32)
-    np.cumsum(level, axis=1, out=sums[:, 1:])
-    return sums[:, length:] - sums[:, :-length]
+def _mean(level: np.ndarray, length: int) -> np.ndarray:
+    """Of each pixel of a mask (h, w), how much of its `length` neighbours in the row is set: float (h, w)."""
+    return ndimage.uniform_filter1d(level.astype(np.float32), length, axis=1, mode="constant") + 1e-6
 
 
-def _covered(full: np.ndarray, width: int) -> np.ndarray:
-    """The pixels of the windows that are full, bool (h, windows): bool (h, width)."""
-    marks = np.zeros((len(full), width + 1), np.int32)
-    length = width + 1 - full.shape[1]
-    marks[:, : full.shape[1]] += full
-    marks[:, length:] -= full
-    return np.cumsum(marks, axis=1)[:, :width] > 0
+def _bridge_dashes(mask: np.ndarray) -> np.ndarray:
+    """A mask (H, W) with the gaps of broken lines filled, where many short straight pieces follow one another.
+
+    A dash follows another no farther than that is long. The 1s of a row stand beside one another. Where dashes cross or
+    meet at a corner they are no longer, together, by much.
+    """
+    numbers, count = ndimage.label(mask, EIGHT)
+    boxes = np.array([[(part.start, part.stop) for part in box] for box in ndimage.find_objects(numbers)])
+    boxes = boxes.reshape(count, 2, 2)
+    lengths: list[int] = []
+    for axis in (0, 1):
+        length, thickness = np.ptp(boxes[:, axis], axis=1), np.ptp(boxes[:, 1 - axis], axis=1)
+        slim = (length >= 2 * thickness) & (length >= SHORTEST_DASH) & (length <= MAX_DASH * max(mask.shape))
+        (start, stop), (low, high), length = boxes[slim, axis].T, boxes[slim, 1 - axis].T, length[slim]
+        gaps = start - stop[:, None]  # from the end of a row's piece to the start of a column's
+        in_line = np.minimum(high, high[:, None]) > np.maximum(low, low[:, None])
+        follows = in_line & (gaps >= 0) & (gaps <= length[:, None])
+        lengths += length[follows.any(0) | follows.any(1)].tolist()
+    if len(lengths) < DASHES:
+        return mask
+    reach = math.ceil(np.median(lengths) / 4)  # gaps up to half of a dash
+    short = np.ptp(boxes, axis=2).max(1) <= 1.5 * max(lengths)
+    padded = np.pad(np.insert(short, 0, False)[numbers], reach)
+    return mask | ndimage.binary_closing(padded, EIGHT, iterations=reach)[reach:-reach, reach:-reach]
 
 
-def _run_lengths(mask: np.ndarray) -> np.ndarray:
-    """Of each pixel of a mask (H, W), the length of the run of set pixels in its column: int (H, W)."""
-    padded = np.pad(mask, ((1, 1), (0, 0))).T
-    change = np.diff(padded.astype(np.int8).ravel())
-    starts, stops = (change == 1).nonzero()[0] + 1, (change == -1).nonzero()[0] + 1
-    lengths = np.zeros(padded.size, np.int32)
-    lengths[padded.ravel()] = np.repeat(stops - starts, stops - starts)
-    return lengths.reshape(padded.shape)[:, 1:-1].T
-
-
-def _is_frame(across: list[np.ndarray], down: list[np.ndarray]) -> bool:
-    """Whether at least three of the four sides of a piece are lines."""
-    sides = set()
-    for axis, lines in enumerate((across, down)):
-        for line in lines:
-            middle = np.nonzero(line)[axis].mean() / line.shape[axis]
-            if not 0.15 < middle < 0.85:
-                sides.add((axis, middle > 0.5))
-    return len(sides) >= 3
+def _without(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
+    """A mask (H, W) less the lines, with the strokes that cross them."""
+    if not lines:
+        return mask
+    taken = ndimage.binary_dilation(np.logical_or.reduce([line.pixels for line in lines]), EIGHT)
+    rest = mask & ~taken
+    reach = math.ceil(max(line.thickness for line in lines) / 2) + 2
+    padded = np.pad(rest, reach)
+    closed = ndimage.binary_closing(padded, iterations=reach)[reach:-reach, reach:-reach]
+    return rest | (closed & taken & mask)
 
 
 # --- masks ------------------------------------------------------------------------------------------------------------
@@ -299,6 +298,17 @@ def large_pieces(mask: np.ndarray, side: int) -> Iterator[tuple[tuple[slice, sli
             yield (rows, columns), numbers[rows, columns] == number
 
 
+def _largest(mask: np.ndarray) -> np.ndarray | None:
+    """The largest connected piece of a mask (H, W); None if it is empty."""
+    numbers, count = ndimage.label(mask, EIGHT)
+    return np.equal(numbers, np.bincount(numbers.ravel())[1:].argmax() + 1) if count else None
+
+
+def near_edge(inside: np.ndarray) -> np.ndarray:
+    """The pixels of a sheet (H, W) that are no more than BORDER from its edge: bool (H, W)."""
+    return inside & ~ndimage.minimum_filter(inside, 2 * BORDER + 1, mode="constant", cval=False)
+
+
 def reduce(mask: np.ndarray, scale: int) -> np.ndarray:
     """Of every `scale` x `scale` pixels of a mask (H, W), whether any is set."""
     height, width = mask.shape
@@ -314,9 +324,23 @@ def stroke_width(mask: np.ndarray) -> float:
     return float(4 * ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1][mask].mean())
 
 
-def _largest(mask: np.ndarray) -> np.ndarray | None:
-    """The largest connected piece of a mask (H, W); None if it is empty."""
-    numbers, count = ndimage.label(mask, EIGHT)
-    if not count:
-        return None
-    return np.equal(numbers, np.bincount(numbers.ravel())[1:].argmax() + 1)
+def is_stroke(mask: np.ndarray) -> bool:
+    """Whether a piece (h, w) is a single straight stroke: no longer than from corner to corner."""
+    return bool(mask.sum() < 1.1 * math.hypot(*mask.shape) * stroke_width(mask))
+
+
+def has_straight_sides(mask: np.ndarray) -> bool:
+    """Whether a mask (h, w) without holes is a polygon without notches: a rectangle, seen from aside, or cut off.
+
+    Its convex hull keeps nearly all of its area when it is reduced to six corners, those taken away first that stand
+    out least. An ellipse keeps 83 %.
+    """
+    try:
+        hull = ConvexHull(np.argwhere(mask & ~ndimage.binary_erosion(mask)))
+    except QhullError:  # it is but a line
+        return False
+    corners = hull.points[hull.vertices]
+    while len(corners) > 6:
+        (y, x), (down, across) = (np.roll(corners, 1, 0) - corners).T, (np.roll(corners, -1, 0) - corners).T
+        corners = np.delete(corners, np.abs(y * across - x * down).argmin(), 0)
+    return bool(ConvexHull(corners).volume >= 0.94 * hull.volume and mask.sum() >= 0.9 * hull.volume)
