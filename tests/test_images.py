@@ -220,6 +220,7 @@ def test_what_is_written_is_read_again_and_the_same_each_time_in_a_new_folder(tm
         assert {(member.mtime, member.uid, member.gid, member.uname) for member in archive} == {(0, 0, 0, "")}
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_readme_make_the_packed_mnist_anew(mnist_dir, tmp_path, monkeypatch) -> None:
     (tmp_path / "raw").mkdir()
     packed = {"train": mnist_dir / "train.tar.gz", "t10k": mnist_dir / "test.tar.gz"}
