@@ -35,6 +35,8 @@ RECIPE = "|".join(  # what the code says, in the words of either language
         *(
             f"{100 * dataset.MIN_CROP:g} % (of the area|이상)",
             r"Python 3\.11",
+            r"PyTorch 2\.14",
+            "EPYC 2코어",
             r"BY-SA 3\.0",
             "5 and 6|5와 6",
             "decay to 0|0까지",
