@@ -20,7 +20,7 @@ BUDGETS = {  # lines of Python at most; where the plan asked for less, it stands
     "support/run/*.py": 555,  # 480
     "support/compute/*.py": 494,  # 380
     "support/figures/*.py": 290,
-    "support/digits/*.py": 1275,  # 1,080
+    "support/digits/*.py": 1272,  # 1,080
     "support/study/*.py": 640,
     "support/**/*.py": 3935,  # 3,500
     "benchmarks/*.py": 1111,  # 1,000
