@@ -101,8 +101,8 @@ def other(small, tmp_path_factory) -> Path:
     "options",
     [
         ["--kills", "4"],
-        pytest.param(["--kills", "40"], marks=pytest.mark.slow),
-        pytest.param(["--kills", "60", "--signal", "INT"], marks=pytest.mark.slow),
+        pytest.param(["--kills", "12", "--seed", "1"], marks=pytest.mark.slow),
+        pytest.param(["--kills", "12", "--signal", "INT"], marks=pytest.mark.slow),
     ],
 )
 def test_killed_runs(options):

@@ -37,6 +37,7 @@ RECIPE = "|".join(  # what the code says, in the words of either language
             r"Python 3\.11",
             r"PyTorch 2\.14",
             "EPYC 2코어",
+            "looped 9s and 4s|9와 4",
             r"BY-SA 3\.0",
             "5 and 6|5와 6",
             "decay to 0|0까지",
