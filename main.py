@@ -295,17 +295,17 @@ def load_data(settings: Settings) -> tuple[MNIST, MNIST, History]:
     """
     source, held_out = find_data(settings.data_dir), settings.validation
     sets = [MNIST(path) for path in ([source.train] if held_out else [source.train, source.test])]
-    is_mnist = all(one.sha256() in MNIST_SHA256.values() for one in sets)
+    digests = [one.sha256() for one in sets]
+    name = "MNIST" if digests == list(MNIST_SHA256.values())[: len(sets)] else source.folder.resolve().name
     if held_out >= len(sets[0]):
         raise UserError(f"--validation {held_out}: expected less than the {len(sets[0]):,} training images")
     train_set, test_set = sets[0].split(held_out) if held_out else sets
-    kind = "validation" if held_out else "test"
-    print(f"{len(train_set):,} training and {len(test_set):,} {kind} images: {printable(source.found)}")
-    data: History = {"data": "MNIST" if is_mnist else source.folder.resolve().name}
-    data |= {"classes": max(len(train_set.classes), len(test_set.classes))}
+    digests = [train_set.sha256(), test_set.sha256()] if held_out else digests
+    images = f"{len(train_set):,} training and {len(test_set):,} {history.held_out(vars(settings))} images"
+    print(f"{images}: {printable(source.found)}")
+    data: History = {"data": name, "classes": max(len(train_set.classes), len(test_set.classes))}
     data |= {"train_images": len(train_set), "test_images": len(test_set)}
-    data |= {"train_sha256": train_set.sha256(), "test_sha256": test_set.sha256()}
-    return train_set, test_set, data
+    return train_set, test_set, data | dict(zip(("train_sha256", "test_sha256"), digests, strict=True))
 
 
 def build_network(model: str, classes: int) -> nn.Module:

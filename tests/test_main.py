@@ -438,3 +438,9 @@ def test_what_is_wrong_is_found_before_the_first_epoch_and_before_anything_is_ov
         assert "epoch" not in ended.out
     assert all(path.read_bytes() == content for path, content in before.items())
     assert start(tmp_path, small, "--model", "lenet", "--batch-size", "209", "--restart").status == 0
+
+
+def test_mnist_with_its_splits_swapped_is_not_called_mnist(mnist_dir, tmp_path):
+    for name, other in (("train", "test"), ("test", "train")):
+        (tmp_path / f"{name}.tar.gz").symlink_to(mnist_dir / f"{other}.tar.gz")
+    assert main.load_data(main.Settings(model="mlp", data_dir=tmp_path))[2]["data"] == tmp_path.name
