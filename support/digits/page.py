@@ -34,11 +34,12 @@ def write_page(path: str | Path, name: str, network: nn.Module) -> None:
     of its layers or computes something else, OSError if the file cannot be written.
     """
     network = copy.deepcopy(network).cpu().eval()
-    found = _what_the_page_lacks(network)
-    if found:
+    if not _page_computes(network):
+        layers = dict.fromkeys(key.rpartition(".")[0] for key in network.state_dict())
         raise UserError(
-            f"--page: {printable(name)} {found}\nthe page computes LeNet-5 ({', '.join(LENET)}, with or without "
-            f"{', '.join(NORMS)}) and the MLP ({', '.join(MLP)}), both with ReLU and {CLASSES} logits"
+            f"--page: the page cannot compute {printable(name)}, whose layers are {printable(', '.join(layers))}\n"
+            f"expected LeNet-5 ({', '.join(LENET)}, with or without {', '.join(NORMS)}) or the MLP ({', '.join(MLP)}), "
+            f"with ReLU and {CLASSES} logits"
         )
     data = {"name": name, "layers": _encode(network.state_dict())}
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # no text in it may end the script element
@@ -47,27 +48,15 @@ def write_page(path: str | Path, name: str, network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _what_the_page_lacks(network: nn.Module) -> str:
-    """What of a network in evaluation mode the page cannot compute, in words; '' if it computes the same."""
-    layers = list(dict.fromkeys(key.rpartition(".")[0] for key in network.state_dict()))
-    needed, possible = (MLP, MLP) if "f1" in layers else (LENET, LENET + NORMS)
-    foreign = [layer or "a parameter of its own" for layer in layers if layer not in possible]
-    missing = [layer for layer in needed if layer not in layers]
-    found = [f"has {', '.join(foreign[:3])}, which the page lacks"] if foreign else []
-    found += [f"lacks {', '.join(missing)}"] if missing else []
-    if found:
-        return " and ".join(found)
+def _page_computes(network: nn.Module) -> bool:
+    """Whether the page's logits are those of a network in evaluation mode, tried on random images."""
     images = torch.randn(100, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     try:
         logits = network(images)
-        if logits.shape[1:] != (CLASSES,):
-            return f"gives {'x'.join(map(str, logits.shape[1:]))} values, not ten"
         difference = page_logits(network.state_dict(), images) - logits
-        if difference.abs().max() <= AGREEMENT * logits.abs().max():
-            return ""
-    except RuntimeError:  # shapes that do not fit each other
-        pass
-    return "has the page's layers but computes something else with them"
+    except (KeyError, RuntimeError):  # a layer that is lacking, shapes that do not fit each other
+        return False
+    return logits.shape[1] == CLASSES and bool(difference.abs().max() <= AGREEMENT * logits.abs().max())
 
 
 def page_logits(parameters: dict[str, Tensor], images: Tensor) -> Tensor:

@@ -122,21 +122,21 @@ def judge(glyph: Glyph, recognize: Callable[[Glyph], list[float]], everything: b
 
 def as_text(reading: Reading, width: int) -> str:
     """The answer in a line, or with several digits in one a row of text; the file's name padded to `width`."""
-    name = f"{printable(reading.file):<{width}}"
-    if not reading.everything:
-        digit = reading.digits[0]
-        share = digit.probabilities
-        first, *others = digit.ranking[:3]
-        lines = [f"{name}  {first}  {share[first]:7.2%}   then {', '.join(f'{k} {share[k]:6.2%}' for k in others)}"]
-    else:
+    if reading.everything:
         texts = [" ".join(str(digit.digit) for digit in row) for row in reading.rows]
-        shares = [" ".join(f"{digit.probability:.2%}" for digit in row) for row in reading.rows]
         longest = max(map(len, texts))
-        lines = [f"{name}  {text:<{longest}}   {share}" for text, share in zip(texts, shares, strict=True)]
-        lines[1:] = [f"{'':<{width}}{line[width:]}" for line in lines[1:]]
+        lines = [
+            f"{text:<{longest}}   {' '.join(f'{digit.probability:.2%}' for digit in row)}"
+            for text, row in zip(texts, reading.rows, strict=True)
+        ]
+    else:
+        (digit,) = reading.digits
+        first, *others = digit.ranking[:3]
+        shares = digit.probabilities
+        lines = [f"{first}  {shares[first]:7.2%}   then {', '.join(f'{k} {shares[k]:6.2%}' for k in others)}"]
     if reading.warnings:
         lines[-1] += f"  warning: {'; '.join(reading.warnings)}"
-    return "\n".join(lines)
+    return f"{printable(reading.file):<{width}}  " + f"\n{'':<{width}}  ".join(lines)
 
 
 def as_dict(reading: Reading) -> dict[str, Any]:
@@ -145,16 +145,15 @@ def as_dict(reading: Reading) -> dict[str, Any]:
     A box is [left, top, right, bottom] in pixels of the file's picture, upright.
     """
     picture = reading.picture
-    scales = 2 * (picture.width / picture.pixels.width, picture.height / picture.pixels.height)
-    limits = 2 * (picture.width, picture.height)
+    size = np.array(2 * (picture.width, picture.height))
+    scales = size / (2 * picture.pixels.size)
     entry: dict[str, Any] = {"file": reading.file}
     if not reading.everything:
         digit = reading.digits[0]
         entry |= {"digit": digit.digit, "probability": digit.probability, "probabilities": digit.probabilities}
     entry["digits"] = []
     for digit in reading.digits:
-        edges = zip(digit.glyph.box, scales, limits, strict=True)
-        box = [min(max(round(edge * scale), 0), limit) for edge, scale, limit in edges]
+        box = np.clip(np.round(digit.glyph.box * scales), 0, size).astype(int).tolist()
         entry["digits"].append({"digit": digit.digit, "probability": digit.probability, "box": box})
     return entry | {"warnings": reading.warnings}
 
