@@ -208,10 +208,10 @@ def photograph(picture: np.ndarray, draw: Draw, most_noise: float = 12) -> io.By
     return save(picture, int(draw.integers(30, 96)))
 
 
-def save(picture: np.ndarray, quality: int) -> io.BytesIO:
-    """A JPEG file of float (H, W, 3), 0 to 255."""
+def save(picture: np.ndarray, quality: int | None) -> io.BytesIO:
+    """A file of float (H, W, 3) or (H, W), 0 to 255: JPEG of that quality, or PNG."""
     file = io.BytesIO()
-    Image.fromarray(np.uint8(picture.clip(0, 255).round())).save(file, "JPEG", quality=quality)
+    Image.fromarray(np.uint8(picture.clip(0, 255).round())).save(file, "JPEG" if quality else "PNG", quality=quality)
     return file
 
 
@@ -346,9 +346,7 @@ def footed(label: int, draw: Draw) -> list[Stroke]:
         angles = np.deg2rad(np.linspace(start, end, 24))
         return np.stack([x + across * np.sin(angles), y - down * np.cos(angles)], 1).tolist()
 
-    def u(low: float, high: float) -> float:
-        return float(draw.uniform(low, high))
-
+    u = draw.uniform
     foot = u(0.1, 0.35)
     if label == 0:
         angle, long = u(-0.6, 0.6), u(0.12, 0.25)
@@ -358,13 +356,11 @@ def footed(label: int, draw: Draw) -> list[Stroke]:
         parts = [[[0.5 - u(0.1, 0.3), u(0.12, 0.3)], [0.5, 0], [0.5, 1]], [[0.5 - foot, 1], [0.5 + foot, 1]]]
     elif label == 2:
         end = u(0.15, 0.3)
-        parts = [
-            [*arc(0.5, 0.27, 0.3, 0.27, -80, 110), [end, 1]],
-            [[end - u(0, 0.2), 1], [u(0.8, 1.05), 1 - u(0, 0.06)]],
-        ]
+        parts = [[*arc(0.5, 0.27, 0.3, 0.27, -80, 110), [end, 1]]]
+        parts += [[[end - u(0, 0.2), 1], [u(0.8, 1.05), 1 - u(0, 0.06)]]]
     elif label == 3:
-        bar = [[u(-0.05, 0.2), u(0, 0.05)], [u(0.78, 0.95), 0]]
-        parts = [bar, [[0.75, 0], [0.42, 0.4], *arc(0.42, 0.7, u(0.3, 0.4), 0.3, 0, u(210, 260))]]
+        parts = [[[u(-0.05, 0.2), u(0, 0.05)], [u(0.78, 0.95), 0]]]
+        parts += [[[0.75, 0], [0.42, 0.4], *arc(0.42, 0.7, u(0.3, 0.4), 0.3, 0, u(210, 260))]]
     else:
         parts = [[[u(-0.05, 0.2), u(0, 0.08)], [0.75 + u(0, 0.2), 0]], [[0.75, 0], [u(0.25, 0.5), 1]]]
         parts += [[[u(0.25, 0.4), u(0.45, 0.55)], [u(0.7, 0.85), 0.5]]] * int(draw.random() < 0.4)
@@ -398,13 +394,10 @@ def drawing(strokes: list[Stroke], draw: Draw) -> io.BytesIO:
         for x, y in points[1:-1] if smooth * pen > 3 else []:  # round the corners
             canvas.circle((x, y), smooth * pen / 2 - 1, ink)
     pixels = np.asarray(image.reduce(smooth), float)
-    file = io.BytesIO()
     if draw.random() < 0.3:
-        pixels = ndimage.gaussian_filter(pixels, draw.uniform(0, 0.7)) + draw.normal(
-            0, draw.uniform(0, 6), pixels.shape
-        )
-    Image.fromarray(np.uint8(pixels.clip(0, 255).round())).save(file, "PNG")
-    return file
+        blurred = ndimage.gaussian_filter(pixels, draw.uniform(0, 0.7))
+        pixels = blurred + draw.normal(0, draw.uniform(0, 6), pixels.shape)
+    return save(pixels, quality=None)
 
 
 KINDS: dict[str, Callable[[np.ndarray, int, Draw], io.BytesIO]] = {

@@ -28,6 +28,17 @@ def drawn(digit: int, size: int = 300, pen: int = 16, paper: object = 255, ink: 
     return image
 
 
+def ruled(size: tuple[int, int], *strokes: tuple, width: int, ellipse: tuple | None = None) -> Image.Image:
+    """Strokes through points, and an ellipse in a box, drawn in black on white with a pen of that width."""
+    image = Image.new("L", size, 255)
+    draw = ImageDraw.Draw(image)
+    for points in strokes:
+        draw.line(points, fill=0, width=width)
+    if ellipse:
+        draw.ellipse(ellipse, outline=0, width=width)
+    return image
+
+
 def found(image: Image.Image) -> list[ink.Glyph]:
     return ink.find_glyphs(ink.flatten(image))
 
@@ -122,38 +133,23 @@ def looks() -> dict[str, Image.Image]:
     table.paste(plain.convert("RGB"), (60, 40))
     table.paste((255, 255, 255), (360, 40, 500, 400))
     table.paste((255, 255, 255), (60, 340, 500, 400))
-    slip = Image.new("RGB", (900, 700), (90, 60, 40))
-    slip.paste(plain.convert("RGB"), (150, 240))
-    page = Image.new("L", (600, 500), 250)
-    page.paste(drawn(4, paper=10, ink=240), (200, 120))
     speckled = plain.copy()
     for spot in np.random.default_rng(2).integers(0, 300, (40, 2)).tolist():
         speckled.putpixel(spot, 0)
     return {
         "light on dark": drawn(4, paper=0, ink=255),
-        "1 bit": plain.convert("1"),
         "palette": plain.convert("P"),
-        "CMYK": plain.convert("CMYK"),
-        "16 bits": Image.fromarray(np.asarray(plain, np.uint16) * 257),
         "12 bits": Image.fromarray(np.asarray(plain, np.uint16) * 16),
         "float": plain.convert("F"),
         "two colours as bright": drawn(4, paper=(200, 120, 120), ink=(112, 167, 112), mode="RGB"),
         "black on nothing": drawn(4, paper=(0, 0, 0, 0), ink=(0, 0, 0, 255), mode="RGBA"),
         "white on nothing": drawn(4, paper=(0, 0, 0, 0), ink=(255, 255, 255, 255), mode="RGBA"),
-        "larger": drawn(4, size=1500, pen=80),
         "small": plain.resize((60, 60), Image.Resampling.BOX),
-        "thin": drawn(4, pen=5),
-        "thick": drawn(4, pen=32),
         "uneven light and noise, JPEG": Image.open(jpeg),
         "shadow with a hard edge": Image.fromarray(np.uint8(shadow)),
         "camera turned": Image.open(turned),
         "paper on a table": table,
-        "a slip of paper on a table": slip.rotate(12, fillcolor=(90, 60, 40)).rotate(-12, fillcolor=(90, 60, 40)),
-        "a dark square on a page": page,
         "specks": speckled,
-        "cut tightly": plain.crop((93, 61, 234, 250)),
-        "cut tightly, light on dark": drawn(4, paper=20, ink=230).crop((93, 61, 234, 250)),
-        "from too near": drawn(4, pen=26).crop((80, 50, 245, 260)).filter(ImageFilter.GaussianBlur(7)),
         **surrounded(),
     }
 
@@ -179,19 +175,13 @@ def surrounded() -> dict[str, Image.Image]:
     frame = [(120, 110, 390, 110), (120, 400, 390, 400), (120, 110, 120, 400), (390, 110, 390, 400)]
     table = [(0, 110, 500, 110), (0, 400, 500, 400), (120, 0, 120, 500), (390, 0, 390, 500)]
     squares = [(0, k, 500, k) for k in range(15, 500, 70)] + [(k, 0, k, 500) for k in range(35, 500, 70)]
-    ruled = [(0, y, 500, y + 20) for y in (60, 225, 360, 490)]  # one through it, one through its foot
     closely_ruled = [(0, y, 500, y + 20) for y in range(-10, 500, 55)]
     return {
-        "in a frame": with_lines(*frame),
         "in a heavy frame": with_lines(*frame, width=12, shade=0),
         "in a frame, turned": with_lines(*frame).rotate(5, fillcolor=255).rotate(-0.5, fillcolor=255),
-        "in a cell of a table": with_lines(*table),
         "in a broken frame": with_lines(*[dash for side in frame for dash in dashes(side)]),
-        "on squared paper": with_lines(*squares, width=2, shade=120),
         "on squared paper, turned": with_lines(*squares, width=2).rotate(2, fillcolor=255),
-        "on ruled paper": with_lines(*ruled, width=3),
         "on closely ruled paper": with_lines(*closely_ruled, width=3),
-        "underlined": with_lines((90, 375, 420, 385), width=10, shade=0),
         "underlined, touching": with_lines((90, 345, 420, 345), width=8, shade=0),
         "small in a cell of a table": with_lines(*table).crop((0, 80, 470, 430)).resize((1000, 745)),
         "between heavy lines": with_lines((0, 30, 500, 30), (0, 470, 500, 470), width=14, shade=0),
@@ -214,15 +204,22 @@ def test_pale_lines_do_not_stay_behind_as_dashes():
     assert difference(prepare(Image.fromarray(np.uint8(noisy.clip(0, 255)))), prepare(drawn(4))) < 0.35
 
 
-@pytest.mark.parametrize("kind", [kind for kind in painter.KINDS if kind != "footed"])
+@pytest.mark.parametrize("kind", painter.KINDS)
 def test_painted_digits_are_found_in_each_kind_of_picture(kind):
     """What is found is as large as what was painted: no frame, no line, no paper in it."""
     seven = np.asarray(drawn(7, size=28, pen=3, paper=0, ink=255))
-    like = 0
+    unlike = []
     for seed in range(8):
-        file = painter.paint(kind, seven, 7, np.random.default_rng(seed))
-        like += difference(prepare(Image.open(file)), prepare(Image.fromarray(seven))) < 0.6  # it is turned, too
-    assert like >= 6
+        picture = Image.open(painter.paint(kind, seven, 7, np.random.default_rng(seed)))
+        painted = Image.fromarray(seven)
+        if kind == "footed":  # it draws a 7 of its own, of which more may go beyond than a line would
+            flag_and_foot = painter.footed(7, np.random.default_rng(seed))
+            painted = ruled((300, 300), *[(150 + 100 * stroke).ravel().tolist() for stroke in flag_and_foot], width=8)
+        glyph = found(picture)[0]
+        mask = (glyph.whole if kind == "footed" and glyph.whole else glyph).mask
+        if difference(ink.normalize(mask), prepare(painted)) > 0.6:  # it is turned, too
+            unlike.append(seed)
+    assert len(unlike) <= 1, unlike
 
 
 @pytest.mark.parametrize("longer", [24, 80, 400])
@@ -249,66 +246,40 @@ def test_the_small_loop_of_a_broad_brush_is_kept_open():
 # --- strokes are no lines ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("digit", STROKES)
-@pytest.mark.parametrize("pen", [2, 10, 20])
-def test_the_bars_of_digits_are_no_lines(digit, pen):
-    glyph = found(drawn(digit, size=512, pen=pen))[0]
-    assert not glyph.cut
+def strokes() -> dict[str, Image.Image]:
+    """Digits whose strokes are straight, go beyond the others, or run from edge to edge."""
+    stem = (160, 0, 150, 300)
+    pictures = {f"{digit} with a pen of {pen}": drawn(digit, size=512, pen=pen) for digit in STROKES for pen in (2, 20)}
+    for corners in (5, 8, 12):
+        angles = [2 * math.pi * k / corners + 0.4 for k in range(corners + 1)]
+        points = [(32 + 20 * math.cos(angle), 32 + 26 * math.sin(angle)) for angle in angles]
+        pictures[f"0 of {corners} straight pieces"] = ruled((64, 64), points, width=2)
+    pictures["4 cut tightly"] = ruled((200, 300), stem, (30, 90, 10, 180, 195, 170), width=14)
+    pictures["9 cut tightly"] = ruled((200, 300), stem, width=14, ellipse=(20, 5, 165, 140))
+    return pictures
 
 
-def polygon(corners: int, first: float) -> Image.Image:
-    """A thin 0 of straight pieces."""
-    image = Image.new("L", (64, 64), 255)
-    angles = [2 * math.pi * i / corners + first for i in range(corners + 1)]
-    ImageDraw.Draw(image).line([(32 + 20 * math.cos(a), 32 + 26 * math.sin(a)) for a in angles], fill=0, width=2)
-    return image
-
-
-@pytest.mark.parametrize("corners", [5, 6, 8, 12])
-@pytest.mark.parametrize("first", [0, 0.4])
-def test_a_thin_loop_of_straight_pieces_is_no_frame(corners, first):
-    assert not found(polygon(corners, first))[0].cut
+@pytest.mark.parametrize("digit", strokes())
+def test_the_strokes_of_digits_are_no_lines(digit):
+    assert not found(strokes()[digit])[0].cut
 
 
 def test_a_zero_with_a_stroke_of_its_own_is_no_ring():
-    image = Image.new("L", (64, 64), 255)
-    draw = ImageDraw.Draw(image)
-    draw.ellipse([16, 6, 48, 58], outline=0, width=2)
-    draw.line([(32, 22), (34, 42)], fill=0, width=2)
-    (zero,) = found(image)
+    (zero,) = found(ruled((64, 64), (32, 22, 34, 42), width=2, ellipse=(16, 6, 48, 58)))
     assert zero.height == pytest.approx(53 * 8, abs=16)
     assert zero.whole is None
 
 
 @pytest.mark.parametrize(("left", "right"), [(14, 46), (10, 52), (16, 54)])
 def test_a_foot_that_goes_beyond_is_kept_or_read_both_ways(left, right):
-    image = Image.new("L", (64, 64), 255)
-    draw = ImageDraw.Draw(image)
-    draw.arc([18, 8, 46, 36], 180, 20, fill=0, width=2)
-    draw.line([(45, 26), (18, 54)], fill=0, width=2)
-    draw.line([(left, 54), (right, 54)], fill=0, width=2)
+    image = ruled((64, 64), (45, 26, 18, 54), (left, 54, right, 54), width=2)
+    ImageDraw.Draw(image).arc((18, 8, 46, 36), 180, 20, fill=0, width=2)
     (two,) = found(image)
     assert (two.whole or two).width == pytest.approx(8 * (max(right, 46) - left + 1), abs=16)
 
 
-@pytest.mark.parametrize("digit", ["4", "9"])
-def test_stem_of_a_tightly_cut_digit_is_no_line(digit):
-    image = Image.new("1", (200, 300), 1)
-    draw = ImageDraw.Draw(image)
-    draw.line((160, 0, 150, 300), fill=0, width=14)
-    if digit == "4":
-        draw.line((30, 90, 10, 180, 195, 170), fill=0, width=14)
-    else:
-        draw.ellipse((20, 5, 165, 140), outline=0, width=14)
-    assert not found(image)[0].cut
-
-
 def test_a_line_above_goes_even_if_the_digit_touches_the_opposite_edge():
-    image = Image.new("L", (160, 138), 255)
-    draw = ImageDraw.Draw(image)
-    draw.line([(0, 4), (160, 4)], fill=0, width=5)
-    draw.line([(70, 50), (90, 30), (84, 137)], fill=0, width=4)
-    (one,) = found(image)
+    (one,) = found(ruled((160, 138), (0, 4, 160, 4), (70, 50, 90, 30, 84, 137), width=4))
     assert one.width < one.height / 2
 
 
@@ -351,10 +322,7 @@ def test_broken_digit_is_one_glyph_and_separate_digits_are_several():
 
 @pytest.mark.parametrize(("gap", "glyphs"), [(4, 1), (16, 2)])
 def test_open_four_is_one_glyph_if_its_strokes_nearly_touch(gap, glyphs):
-    image = Image.new("L", (300, 300), 255)
-    draw = ImageDraw.Draw(image)
-    draw.line((80, 60, 80, 170, 180, 170), fill=0, width=16)
-    draw.line((189 + gap, 60, 189 + gap, 240), fill=0, width=16)
+    image = ruled((300, 300), (80, 60, 80, 170, 180, 170), (189 + gap, 60, 189 + gap, 240), width=16)
     assert len(found(image)) == glyphs
 
 
