@@ -39,7 +39,7 @@ RULES: dict[str, tuple[Any, str, Any]] = {  # where each can be switched off, an
     "frames": (lines, "_frames", lambda mask, found: np.zeros_like(mask)),
     "underlines": (lines, "_underlines", lambda across, main: []),
     "dashes": (lines, "_bridge_dashes", lambda mask: mask),
-    "sheets": (ink, "find_sheets", lambda picture: [ink.whole_sheet(picture)]),
+    "sheets": (ink, "find_sheets", lambda picture: []),
     "faint holes": (ink, "_faint_holes", lambda mask, signal: np.zeros_like(mask)),
     "joining": (ink, "_belong_together", lambda one, other: False),
     "pale lines": (ink, "PALE", 1),
@@ -82,21 +82,14 @@ def measure(arguments: argparse.Namespace, images: np.ndarray, labels: np.ndarra
             answers.append((digit == labels[i], probability, doubted, cut))
             plain.append(resized(picture))
         right, _, _, cut = np.array(answers).T
-        kinds[kind] = {
-            "prepared": right.mean(),
-            "resized": share_right(np.stack(plain), labels[chosen], network),
-            "original": share_right(images[chosen], labels[chosen], network),
-            "cut": int(cut.sum()),
-        }
+        accuracies = {"prepared": right.mean()}
+        for name, inputs in (("resized", np.stack(plain)), ("original", images[chosen])):
+            accuracies[name] = float((classify(inputs, network).argmax(1).numpy() == labels[chosen]).mean())
+        kinds[kind] = accuracies | {"cut": int(cut.sum())}
         every += answers
-        shares = "   ".join(f"{name} {kinds[kind][name]:7.2%}" for name in ("prepared", "resized", "original"))
+        shares = "   ".join(f"{name} {share:7.2%}" for name, share in accuracies.items())
         print(f"{kind:<10}  {shares}   cut {kinds[kind]['cut']}")
     return {"kinds": kinds, "warnings": warning_curve(*np.array(every).T[:3])}
-
-
-def share_right(prepared: np.ndarray, labels: np.ndarray, network: torch.nn.Module) -> float:
-    """The accuracy of uint8 (N, 28, 28), in [0, 1]."""
-    return float((classify(prepared, network).argmax(1).numpy() == labels).mean())
 
 
 def warning_curve(right: np.ndarray, probability: np.ndarray, doubted: np.ndarray) -> dict:

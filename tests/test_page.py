@@ -25,7 +25,7 @@ from dataset import network_input
 from model import MODELS, LeNet5
 from predict import recognize
 from support.data import read_images
-from support.digits import Digit, judge, normalize, turn, write_page
+from support.digits import MIN_CONFIDENCE, Digit, judge, normalize, turn, write_page
 from support.digits.ink import Glyph, glyph_of
 from support.terminal import UserError
 from tests.test_ink import blotted
@@ -373,7 +373,7 @@ def test_doubt_is_said_where_predict_says_it(opened):
     page.find_element(By.ID, "clear").click()
     draw(page, [lines((0, 0), (1, 1)), lines((1, 0), (0, 1))], (0.2, 0.2, 0.6))  # a cross
     glyph, _ = drawn_on(page)
-    assert ("not sure" in shown(page, "warning")) == (read_by_predict(glyph).probability < 0.9)
+    assert ("not sure" in shown(page, "warning")) == (read_by_predict(glyph).probability < MIN_CONFIDENCE)
 
 
 @pytest.mark.parametrize("digit", [6, 8, 9])

@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter, ImageOps
 from scipy import ndimage
 
 from support.digits import lines
-from support.digits.lines import EIGHT, LEGIBLE, extent, is_stroke, large_pieces, stroke_width
+from support.digits.lines import EIGHT, LEGIBLE, extent, large_pieces, stroke_width
 
 SIZE = 28  # pixels a side of an MNIST image
 
@@ -99,15 +99,14 @@ def flatten(image: Image.Image) -> Image.Image:
         image = Image.fromarray(np.uint8(255 * (values - low) / (high - low if high > low else 1))).convert("RGB")
     if image.mode == "RGB":
         return image
-    pixels, alpha = np.split(np.asarray(image, np.float64), [3], axis=2)
-    alpha = alpha / 255
-    visible = pixels[alpha[..., 0] > 0.5]
-    paper: np.ndarray | float
-    if 2 * len(visible) > alpha.size:  # most of it can be seen: that is the paper, and goes on
+    pixels = np.asarray(image)
+    visible = pixels[pixels[..., 3] > 127, :3]
+    if 2 * len(visible) > pixels[..., 3].size:  # most of it can be seen: that is the paper, and goes on
         paper = np.median(visible, axis=0)
     else:  # only the ink can be seen: it was drawn on what it stands out against
-        paper = 255.0 if len(visible) and visible.mean() < 128 else 0.0
-    return Image.fromarray(np.uint8(np.round(alpha * pixels + (1 - alpha) * paper)))
+        paper = np.full(3, 255 if len(visible) and visible.mean() < 128 else 0)
+    sheet = Image.new("RGBA", image.size, tuple(paper.astype(int).tolist()))
+    return Image.alpha_composite(sheet, image).convert("RGB")
 
 
 def _scale(image: Image.Image, longer: int, filter: Image.Resampling) -> Image.Image:
@@ -130,11 +129,10 @@ class Sheet:
     pixels: Image.Image  # RGB, its longer side WORKING pixels
     inside: np.ndarray  # bool (H, W): which of its pixels belong to it
     box: Box  # where it was cut out
-    whole: bool  # all of the picture
 
 
 def find_sheets(picture: Image.Image) -> list[Sheet]:
-    """The innermost sheets of an RGB picture that have something on them, in no order; else the picture as a whole.
+    """The innermost sheets of an RGB picture that have something on them, in no order; not nearly all of it.
 
     Edges divide the picture into smooth regions. A sheet is one that has straight sides and surrounds something.
     """
@@ -145,18 +143,15 @@ def find_sheets(picture: Image.Image) -> list[Sheet]:
     for number, box in enumerate(ndimage.find_objects(regions), 1):
         if min(part.stop - part.start for part in box) < MIN_SHEET:
             continue
-        region = np.pad(regions[box] == number, 1)
+        region = regions[box] == number
         filled = ndimage.binary_fill_holes(region)
         if _surrounds_something(region, filled) and lines.has_straight_sides(filled):
             mask = np.zeros(regions.shape, bool)
-            mask[box] = filled[1:-1, 1:-1]
+            mask[box] = filled
             if _stands_out(pixels, mask):
                 found.append(mask)
     innermost = [mask for mask in found if not any(other is not mask and (other <= mask).all() for other in found)]
-    # what is nearly all of the picture is all of it, less what runs out of it
-    return [_cut_out(picture, mask) for mask in innermost if mask[extent(mask)].size <= 0.9 * mask.size] or [
-        whole_sheet(picture)
-    ]
+    return [_cut_out(picture, mask) for mask in innermost if mask[extent(mask)].size <= 0.9 * mask.size]
 
 
 def _smooth(picture: Image.Image) -> np.ndarray:
@@ -202,11 +197,11 @@ def _cut_out(picture: Image.Image, mask: np.ndarray) -> Sheet:
     left, top, right, bottom = map(round, edges)
     pixels = _scale(picture.crop((left, top, right, bottom)), WORKING, Image.Resampling.BICUBIC)
     inside = Image.fromarray(mask[rows, columns]).resize(pixels.size, Image.Resampling.NEAREST)
-    return Sheet(pixels, np.asarray(inside, bool), (left, top, right, bottom), whole=False)
+    return Sheet(pixels, np.asarray(inside, bool), (left, top, right, bottom))
 
 
 def whole_sheet(picture: Image.Image) -> Sheet:
-    return Sheet(picture, np.ones((picture.height, picture.width), bool), (0, 0, *picture.size), whole=True)
+    return Sheet(picture, np.ones((picture.height, picture.width), bool), (0, 0, *picture.size))
 
 
 # --- from a sheet to its ink ------------------------------------------------------------------------------------------
@@ -368,50 +363,33 @@ FOOT = 0.45  # of a glyph's side: lines that go beyond it by so much, on both si
 
 
 def glyphs_on(sheet: Sheet) -> list[Glyph]:
-    """What may be digits on a sheet, the largest first, in its pixels. Raises PictureError if there is none."""
+    """What may be digits on a sheet, the largest first. Raises PictureError if there is none."""
     signal = ink_signal(sheet)
     possible = sheet.inside.copy()
     mask = taken = np.zeros_like(possible)
     for share in (PALE, 1, 1):  # what is left is looked at again: pencil may stand between printed lines
-        try:
-            level = _threshold(signal, possible)
-        except PictureError:
-            if not mask.any():
-                raise
-            break
+        level = _threshold(signal, possible)
         mask = possible & (signal > level)
         found = lines.find_lines(possible & (signal > share * level), sheet.inside)
-        if not found.any():
+        if not found.any() or not any(True for _ in large_pieces(mask & ~found, LEGIBLE)):
             break
-        if not any(True for _ in large_pieces(mask & ~found, LEGIBLE)):
-            if sheet.whole:
-                break
-            raise PictureError("nothing in it looks like ink")
         mask, taken = mask & ~found, taken | found
         possible &= ~ndimage.binary_dilation(found, EIGHT, iterations=2) | mask
     glyphs = _join(_pieces(mask & ~_faint_holes(mask, signal), sheet.inside))
     for glyph in glyphs if taken.any() else []:
         _find_what_was_taken(glyph, mask | taken)
-    return glyphs
+    return [_placed(glyph, sheet) for glyph in glyphs]
 
 
 def _find_what_was_taken(glyph: Glyph, ink: np.ndarray) -> None:
     """Note what hung together with a glyph in a mask (H, W) of all ink, lines too, and whether it may be a part of it.
 
-    Lines that go far beyond what stands on them are none of its strokes. A ring round a single stroke may be a 0.
+    Lines that go far beyond what stands on them are none of its strokes.
     """
     own = glyph.on(ink.shape)
-    numbers, _ = ndimage.label(ink, EIGHT)
-    ring = np.zeros_like(ink)
-    if is_stroke(glyph.mask):
-        for box, piece in large_pieces(ink, glyph.side):
-            filled = ndimage.binary_fill_holes(piece)
-            if (filled & ~piece & own[box]).any() and not lines.has_straight_sides(filled):
-                ring[box] |= piece
-    whole = glyph_of(np.isin(numbers, np.unique(numbers[own & ink])) & ink | own | ring)
+    whole = glyph_of(ndimage.binary_propagation(own, EIGHT, mask=ink | own))
     glyph.cut = whole.mass > 1.02 * glyph.mass
-    beyond = max(whole.width - glyph.width, whole.height - glyph.height)
-    if glyph.cut and (beyond < FOOT * glyph.side or ring.any()):
+    if glyph.cut and max(whole.width - glyph.width, whole.height - glyph.height) < FOOT * glyph.side:
         glyph.whole = whole
 
 
@@ -423,16 +401,12 @@ def _faint_holes(mask: np.ndarray, signal: np.ndarray) -> np.ndarray:
     result = np.zeros_like(mask)
     for box, piece in large_pieces(mask, 2 * LEGIBLE):
         depth = ndimage.distance_transform_edt(np.pad(piece, 1))[1:-1, 1:-1]
-        width = 2 * float(depth.max())
-        if width < BROAD * max(piece.shape):
-            continue
-        ink = signal[box]
-        dark = np.median(ink[piece])
-        for share in (0.65, 0.75, 0.85):
-            dense = piece & (ink > share * dark)
-            for at, hole in large_pieces(ndimage.binary_fill_holes(dense) & piece & ~dense, round(0.1 * width)):
-                is_round = max(hole.shape) <= 0.8 * width and min(hole.shape) >= 0.1 * width and hole.mean() > 0.5
-                if is_round and ink[at][hole].min() < 0.8 * dark and depth[at][hole].min() > 0.15 * width:
+        width = 2 * depth.max()
+        if width > BROAD * max(piece.shape):
+            dense = piece & (signal[box] > 0.75 * np.median(signal[box][piece]))
+            holes = ndimage.binary_fill_holes(dense) & ~dense & (depth > 0.15 * width)
+            for at, hole in large_pieces(holes, round(0.1 * width)):
+                if max(hole.shape) < 0.8 * width and hole.mean() > 0.5:
                     result[box][at] |= hole
     return result
 
@@ -446,24 +420,19 @@ def _pieces(mask: np.ndarray, inside: np.ndarray) -> list[Glyph]:
     height, width = mask.shape
     coarse, _ = ndimage.label(lines.reduce(mask, GRAIN), EIGHT)
     numbers = coarse.repeat(GRAIN, 0).repeat(GRAIN, 1)[:height, :width] * mask
-    masses = np.bincount(numbers.ravel())
-    masses[0] = 0
     boxes = ndimage.find_objects(numbers)
+    pieces = [Glyph(numbers[at] == number, (at[0], at[1])) for number, at in enumerate(boxes, 1)]
+    pieces = sorted(pieces, key=lambda piece: -piece.mass)[:MAX_PIECES]
     rim, border = inside & ~ndimage.binary_erosion(inside), lines.near_edge(inside)
-    pieces: list[Glyph] = []
-    on_edge: list[Glyph] = []
-    for number in masses.argsort()[::-1][:MAX_PIECES]:
-        if masses[number]:
-            at = boxes[number - 1]
-            piece = Glyph(numbers[at] == number, at)
-            along_edge = (piece.mask & rim[at]).sum() > piece.side / 2
-            near_edge = (piece.mask & border[at]).sum() > masses[number] / 2
-            (on_edge if along_edge or near_edge else pieces).append(piece)
-    pieces = pieces if any(piece.side >= LEGIBLE for piece in pieces) else on_edge + pieces
+    off_edge = [
+        piece
+        for piece in pieces
+        if rim[piece.at][piece.mask].sum() <= piece.side / 2 and border[piece.at][piece.mask].mean() <= 0.5
+    ]
+    pieces = off_edge if any(piece.side >= LEGIBLE for piece in off_edge) else pieces
     if not any(piece.side >= LEGIBLE for piece in pieces):
         raise PictureError("nothing in it looks like ink, or it is too small to be read")
-    most = max(piece.mass for piece in pieces)
-    return [piece for piece in pieces if piece.mass > SPECK * most]
+    return [piece for piece in pieces if piece.mass > SPECK * pieces[0].mass]
 
 
 def _join(pieces: list[Glyph]) -> list[Glyph]:
@@ -498,10 +467,8 @@ def find_glyphs(picture: Image.Image) -> list[Glyph]:
     found: list[Glyph] = []
     for sheet in find_sheets(picture):
         with contextlib.suppress(PictureError):
-            found += [_placed(glyph, sheet) for glyph in glyphs_on(sheet)]
-    if not found:
-        sheet = whole_sheet(picture)
-        found = [_placed(glyph, sheet) for glyph in glyphs_on(sheet)]
+            found += glyphs_on(sheet)
+    found = found or glyphs_on(whole_sheet(picture))
     return sorted(found, key=lambda glyph: -glyph.mass * glyph.scale**2)
 
 
@@ -525,8 +492,8 @@ def reading_order(glyphs: list[Glyph]) -> list[list[Glyph]]:
 
     rows: list[list[Glyph]] = []
     for glyph in sorted(glyphs, key=lambda glyph: glyph.box[0]):
-        row = max(rows, key=lambda row: overlap(row[-1], glyph), default=None)
-        if row is not None and overlap(row[-1], glyph) > 0.5:
+        row = max(rows, key=lambda row: overlap(row[-1], glyph), default=[])
+        if row and overlap(row[-1], glyph) > 0.5:
             row.append(glyph)
         else:
             rows.append([glyph])

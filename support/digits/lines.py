@@ -28,13 +28,13 @@ TOE = 0.35  # of a digit's height: its foot goes beyond it by less, on both side
 OF_LINES = 0.4  # of the ink of a frame is found to be lines
 OVAL = 0.8  # times as wide as high is a 0 at most, most rings are more
 HELD = 0.3  # of a frame's shorter side: what is smaller may be a blot in a loop
-DASHES = 6  # so many make a broken line
-SHORTEST_DASH = 5  # pixels
+DASHES = 6  # gaps between so many make a broken line
 MAX_DASH = 0.25  # of the longer side of the sheet: what is longer is a line, whole already
+MAX_GAP = 31  # pixels between two dashes
 EIGHT = np.ones((3, 3), bool)  # pixels that touch at a corner hang together
 
 
-@dataclass
+@dataclass(eq=False)
 class Line:
     """A straight thin part of a piece of ink."""
 
@@ -69,32 +69,20 @@ def find_lines(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def _from_edge_to_edge(lines: list[Line], mask: np.ndarray, inside: np.ndarray) -> list[Line]:
-    """Those of the lines in a mask (H, W) that run from edge to edge of a sheet, and those that cross them in a grid.
+    """Those of the lines in a mask (H, W) that run from edge to edge of a sheet.
 
-    A digit that fills the picture has strokes from edge to edge, too. They hang together with the rest of it, and few
-    go beyond it on both sides.
+    A digit that fills the picture has strokes from edge to edge, too. They hang together with the rest of it, which
+    comes near to an edge itself, and few go beyond it on both sides.
     """
     spanning = [line for line in lines if line.spans]
     pieces = {line.piece for line in spanning}
     main = _largest(_without(mask, [line for line in lines if line.piece in pieces]))
-    if main is not None and len(spanning) < MANY:
-        numbers, _ = ndimage.label(mask, EIGHT)
-        apart = [numbers[line.pixels].max() != numbers[main].max() for line in spanning]
-        fills = _reaches(mask, inside) == 4 and _reaches(main, inside) > 0
-        pairs = zip(spanning, apart, strict=True)
-        spanning = [line for line, alone in pairs if alone or (not fills and _goes_beyond(line, main))]
-    usual = np.median([line.thickness for line in spanning]) if spanning else 0
-    ruled = [line for line in spanning if line.thickness < 1.5 * (usual + 1)]  # others are strokes along a line
-    pieces = {line.piece for line in ruled}
-    crossing = [line for line in lines if line.piece in pieces and not line.spans]
-    return ruled + [line for line in crossing if main is None or _goes_beyond(line, main)]
-
-
-def _reaches(figure: np.ndarray, inside: np.ndarray) -> int:
-    """How many of the four sides of a sheet (H, W) a figure (H, W) comes near to."""
-    near = max(inside.shape) // 16
-    pairs = zip(extent(figure), extent(inside), strict=True)
-    return sum((one.start - other.start < near) + (other.stop - one.stop < near) for one, other in pairs)
+    if main is None or len(spanning) >= MANY:
+        return spanning
+    numbers, _ = ndimage.label(mask, EIGHT)
+    apart = [line for line in spanning if numbers[line.pixels].max() != numbers[main].max()]
+    fills = (main & near_edge(inside, 3 * BORDER)).any()
+    return apart + [line for line in spanning if line not in apart and not fills and _goes_beyond(line, main)]
 
 
 def _goes_beyond(line: Line, figure: np.ndarray) -> bool:
@@ -115,7 +103,6 @@ def _underlines(lines: list[Line], figure: np.ndarray) -> list[Line]:
     height = rows.stop - rows.start
     below: list[Line] = []
     above: list[Line] = []
-    far_above: list[Line] = []
     for line in lines:
         level = round(line.pixels.nonzero()[0].mean())
         near = figure[max(level - height // 4, 0) : level + height // 4]
@@ -128,8 +115,8 @@ def _underlines(lines: list[Line], figure: np.ndarray) -> list[Line]:
         if share_above > 0.85 and (longer or apart):
             below.append(line)
         elif share_above < 0.15 and longer:
-            (far_above if apart else above).append(line)
-    return below + far_above + (above if below else [])
+            above.append(line)
+    return below + (above if below else [])
 
 
 def _touches(line: Line, figure: np.ndarray) -> bool:
@@ -204,7 +191,7 @@ def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
 def _straight(mask: np.ndarray) -> list[np.ndarray]:
     """The thin straight lines in a mask (h, w) that run along its rows, or up to STEEPEST against them: masks."""
     height, width = mask.shape
-    length, short = (max(round(share * width), least) | 1 for share, least in ((SPAN, 8), (END, 4)))
+    length = max(round(SPAN * width), 8) | 1
     if length > width:
         return []
     runs, _ = ndimage.label(mask, [[0, 1, 0]] * 3)  # down each column
@@ -220,10 +207,7 @@ def _straight(mask: np.ndarray) -> list[np.ndarray]:
             continue
         level, slim = mask[rows, columns], thin[rows, columns]
         full = (_mean(level, length) >= FULL) & (_mean(slim, length) >= MOSTLY_THIN)
-        # a stroke that stands on one end of a line leaves no window there but a short one beyond it
-        goes_on = (_mean(slim, short) >= FULL) & full.any(1, keepdims=True)
-        covered = ndimage.maximum_filter1d(full, length, axis=1) | ndimage.maximum_filter1d(goes_on, short, axis=1)
-        y, x = (covered & level).nonzero()
+        y, x = (ndimage.maximum_filter1d(full, length, axis=1) & level).nonzero()
         found[rows[y, x], x] = True
     numbers, count = ndimage.label(ndimage.binary_dilation(found, np.ones((3, 9), bool)), EIGHT)  # across gaps
     lines = []
@@ -244,29 +228,24 @@ def _mean(level: np.ndarray, length: int) -> np.ndarray:
 
 
 def _bridge_dashes(mask: np.ndarray) -> np.ndarray:
-    """A mask (H, W) with the gaps of broken lines filled, where many short straight pieces follow one another.
+    """A mask (H, W) with the gaps of broken lines filled, where many short slim pieces follow one another.
 
-    A dash follows another no farther than that is long. The 1s of a row stand beside one another. Where dashes cross or
-    meet at a corner they are no longer, together, by much.
+    Where dashes cross or meet at a corner, a piece is no longer than that by much.
     """
-    numbers, count = ndimage.label(mask, EIGHT)
-    boxes = np.array([[(part.start, part.stop) for part in box] for box in ndimage.find_objects(numbers)])
-    boxes = boxes.reshape(count, 2, 2)
-    lengths: list[int] = []
-    for axis in (0, 1):
-        length, thickness = np.ptp(boxes[:, axis], axis=1), np.ptp(boxes[:, 1 - axis], axis=1)
-        slim = (length >= 2 * thickness) & (length >= SHORTEST_DASH) & (length <= MAX_DASH * max(mask.shape))
-        (start, stop), (low, high), length = boxes[slim, axis].T, boxes[slim, 1 - axis].T, length[slim]
-        gaps = start - stop[:, None]  # from the end of a row's piece to the start of a column's
-        in_line = np.minimum(high, high[:, None]) > np.maximum(low, low[:, None])
-        follows = in_line & (gaps >= 0) & (gaps <= length[:, None])
-        lengths += length[follows.any(0) | follows.any(1)].tolist()
-    if len(lengths) < DASHES:
+    numbers, _ = ndimage.label(mask, EIGHT)
+    boxes = np.array([[part.stop - part.start for part in box] for box in ndimage.find_objects(numbers)])
+    length, thickness = boxes.reshape(-1, 2).max(1), boxes.reshape(-1, 2).min(1)
+    slim = (length >= 2 * thickness) & (length <= MAX_DASH * max(mask.shape))
+    if slim.sum() <= DASHES:
         return mask
-    reach = math.ceil(np.median(lengths) / 4)  # gaps up to half of a dash
-    short = np.ptp(boxes, axis=2).max(1) <= 1.5 * max(lengths)
-    padded = np.pad(np.insert(short, 0, False)[numbers], reach)
-    return mask | ndimage.binary_closing(padded, EIGHT, iterations=reach)[reach:-reach, reach:-reach]
+    short = length <= 1.5 * length[slim].max()
+    dashes, pieces = (np.pad(np.insert(kind, 0, False)[numbers], MAX_GAP) for kind in (slim, short))
+    bridged = mask
+    for window in (np.ones((3, MAX_GAP), bool), np.ones((MAX_GAP, 3), bool)):  # along rows, along columns
+        joined = ndimage.binary_closing(dashes, window)
+        if slim.sum() - ndimage.label(joined, EIGHT)[1] >= DASHES:
+            bridged = bridged | ndimage.binary_closing(pieces, window)[MAX_GAP:-MAX_GAP, MAX_GAP:-MAX_GAP]
+    return bridged
 
 
 def _without(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
@@ -304,9 +283,9 @@ def _largest(mask: np.ndarray) -> np.ndarray | None:
     return np.equal(numbers, np.bincount(numbers.ravel())[1:].argmax() + 1) if count else None
 
 
-def near_edge(inside: np.ndarray) -> np.ndarray:
-    """The pixels of a sheet (H, W) that are no more than BORDER from its edge: bool (H, W)."""
-    return inside & ~ndimage.minimum_filter(inside, 2 * BORDER + 1, mode="constant", cval=False)
+def near_edge(inside: np.ndarray, reach: int = BORDER) -> np.ndarray:
+    """The pixels of a sheet (H, W) that are no more than `reach` from its edge: bool (H, W)."""
+    return inside & ~ndimage.minimum_filter(inside, 2 * reach + 1, mode="constant", cval=False)
 
 
 def reduce(mask: np.ndarray, scale: int) -> np.ndarray:
@@ -332,15 +311,13 @@ def is_stroke(mask: np.ndarray) -> bool:
 def has_straight_sides(mask: np.ndarray) -> bool:
     """Whether a mask (h, w) without holes is a polygon without notches: a rectangle, seen from aside, or cut off.
 
-    Its convex hull keeps nearly all of its area when it is reduced to six corners, those taken away first that stand
-    out least. An ellipse keeps 83 %.
+    The farthest points in eight directions are then its corners, and span its area. Of an ellipse they span 90 %.
     """
+    angles = np.arange(8) * math.pi / 4
     try:
         hull = ConvexHull(np.argwhere(mask & ~ndimage.binary_erosion(mask)))
+        farthest = hull.points[np.unique((hull.points @ [np.cos(angles), np.sin(angles)]).argmax(0))]
+        spanned = ConvexHull(farthest).volume
     except QhullError:  # it is but a line
         return False
-    corners = hull.points[hull.vertices]
-    while len(corners) > 6:
-        (y, x), (down, across) = (np.roll(corners, 1, 0) - corners).T, (np.roll(corners, -1, 0) - corners).T
-        corners = np.delete(corners, np.abs(y * across - x * down).argmin(), 0)
-    return bool(ConvexHull(corners).volume >= 0.94 * hull.volume and mask.sum() >= 0.9 * hull.volume)
+    return bool(spanned >= 0.94 * hull.volume and mask.sum() >= 0.9 * hull.volume)

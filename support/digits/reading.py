@@ -18,7 +18,7 @@ from support.digits.lines import stroke_width
 from support.figures import PALE, TEST, readable, styled
 from support.terminal import printable
 
-MIN_CONFIDENCE = 0.9  # a probability below this is doubtful: benchmarks/predict.py has the curve it was chosen on
+MIN_CONFIDENCE = 0.86  # a probability below this is doubtful: benchmarks/predict.py has the curve it was chosen on
 NOT_SURE = "the network is not sure"
 # Times as wide as high: 15 and 3 in 1,000 of MNIST's digits are; two that touch often are, and most where there are
 # several at all.
@@ -207,8 +207,6 @@ def _draw_bars(axes: Axes, reading: Reading) -> None:
 def _side_by_side(digits: list[Digit]) -> np.ndarray:
     """What the network saw, in rows of ACROSS: uint8."""
     across = min(len(digits), ACROSS)
-    canvas = np.zeros((-(-len(digits) // across) * SIZE, across * SIZE), np.uint8)
-    for index, digit in enumerate(digits):
-        row, column = divmod(index, across)
-        canvas[row * SIZE : (row + 1) * SIZE, column * SIZE : (column + 1) * SIZE] = digit.prepared
-    return canvas
+    blank = np.zeros((SIZE, SIZE), np.uint8)
+    images = [digit.prepared for digit in digits] + [blank] * (-len(digits) % across)
+    return np.vstack([np.hstack(images[start : start + across]) for start in range(0, len(images), across)])
