@@ -138,7 +138,8 @@ def test_what_is_printed_says_what_it_was_tested_on(validation, word):
         f"highest {word} accuracy  75.00% in epoch 1",
         f"last epoch {' ' * len(word)}        0.5000 and 50.00%",
     ]
-    assert f"{word} loss 0.5000  {word} accuracy  50.00%" in history.epoch_line(record)
+    line = f"  train loss 0.2500  train accuracy  25.00%  {word} loss 0.5000  {word} accuracy  50.00%    0.2 s"
+    assert history.epoch_line(record | {"epochs": 10}) == "epoch  2/10" + line
 
 
 # --- writing and reading ----------------------------------------------------------------------------------------------

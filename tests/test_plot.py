@@ -89,15 +89,15 @@ def test_a_folder_without_runs_says_how_to_train_one(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("where", ["", plot.STUDY])
-@pytest.mark.parametrize("content", [b"{", b"[1]", b"{}", b"\xff\x00", "unequal", "npz"])
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"{}", b"\xff\x00", "npz"])
 def test_a_bad_file_is_named_and_keeps_nothing_else_from_being_drawn(tmp_path, capsys, monkeypatch, content, where):
     for draw in ("draw_run", "draw_comparison"):
         monkeypatch.setattr(plot, draw, lambda *_: Figure())
     write(tmp_path, make("mlp"))
-    write(tmp_path / where, make(name="bad", gradient=[1.0] * (5 if content == "unequal" else 6)))
+    write(tmp_path / where, make(name="bad"))
     if content == "npz":
         (tmp_path / where / "bad.npz").write_bytes(b"no archive")
-    elif content != "unequal":
+    else:
         (tmp_path / where / "bad.json").write_bytes(content)
     status, drawn, (message,) = status_of(tmp_path, capsys)
     assert status == 2
