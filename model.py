@@ -17,7 +17,7 @@ class LeNet5(nn.Module):
     connects them by a table), S2 and S4 are max pooling, the activation is ReLU, and the output is linear.
 
     With `batch_norm`, batch normalization (Ioffe and Szegedy, 2015) follows C1, C3, C5 and F6; that of C1 and C3 comes
-    after the pooling, on a quarter of the values. So does ReLU, in either order the same: max(relu(x)) = relu(max(x)).
+    after the pooling, on a quarter of the values. Without it the order is no matter, since max(relu(x)) = relu(max(x)).
     """
 
     def __init__(self, batch_norm: bool = False, classes: int = 10) -> None:
