@@ -60,7 +60,7 @@ Loader = Iterable[tuple[Tensor, Tensor]]  # images (B, 1, 32, 32) and labels (B,
 
 
 def option(default: Any, text: str, kind: Callable[[Any], Any] = str) -> Any:
-    """A field of Settings: what --help says of it, and what makes its value of a word or of numpy's."""
+    """A field of Settings: what --help says of it; and `kind`, which converts and checks a word or a number."""
     return field(default=default, metadata={"help": text, "kind": kind})
 
 
@@ -95,7 +95,7 @@ class Settings:
         for one in fields(self):
             value = getattr(self, one.name)
             try:
-                if value is not None and not callable(value):
+                if value is not None and not callable(value):  # an augmentation of one's own stays as it is
                     object.__setattr__(self, one.name, one.metadata["kind"](value))
             except (TypeError, ValueError, OverflowError, argparse.ArgumentTypeError) as error:
                 raise UserError(f"--{one.name.replace('_', '-')} {printable(error)}") from None

@@ -62,20 +62,16 @@ def open_run(stack: ExitStack, files: RunFiles, history: History, resume: bool, 
     found = {files.checkpoint: state["history"]} if state else {}
     unfinished = state and not state["finished"]
     if unfinished and not resume:
-        done, planned = epochs_done(found[files.checkpoint]), found[files.checkpoint]["epochs"]
-        raise UserError(
-            f"{printable(files.checkpoint)}: holds an unfinished run, {done} of {planned} epochs\n"
-            "go on with it with --resume, or throw it away with --restart"
-        )
+        done = f"{epochs_done(found[files.checkpoint])} of {found[files.checkpoint]['epochs']} epochs"
+        problem = f"{printable(files.checkpoint)}: holds an unfinished run, {done}"
+        raise UserError(f"{problem}\ngo on with it with --resume, or throw it away with --restart")
     if not unfinished:  # else what there is besides will be replaced, as was asked when that run began
         found |= {files.weights: read_weights(files.weights)["history"]} if files.weights.exists() else {}
         found |= {files.history: read_history(files.history)} if files.history.exists() else {}
     for path, saved in found.items():
         if differ := differences(saved, history):
-            raise UserError(
-                f"{printable(path)}: is of another run: {', '.join(differ)}\n"
-                "give this one another name with --name, or replace that one with --restart"
-            )
+            problem = f"{printable(path)}: is of another run: {', '.join(differ)}"
+            raise UserError(f"{problem}\ngive this one another name with --name, or replace that one with --restart")
     if unfinished:
         return state
     # a result that came from another machine, or with the repository, has neither checkpoint nor weights here
@@ -95,10 +91,8 @@ def _hold(stack: ExitStack, files: RunFiles) -> None:
         try:
             stack.enter_context(FileLock(lock, timeout=0))
         except Timeout:
-            raise UserError(
-                f"{printable(path)}: another process is training {files.name} right now\n"
-                "wait for it, or train under another --seed or --name"
-            ) from None
+            problem = f"{printable(path)}: another process is training {files.name} right now"
+            raise UserError(f"{problem}\nwait for it, or train under another --seed or --name") from None
         except OSError as error:
             problem = f"cannot be locked ({printable(error.strerror or error)})"
             warn(f"{printable(lock)}: {problem}: start no run of that name twice")
@@ -168,9 +162,7 @@ def restore(state: State, path: Path, parts: dict[str, Any]) -> None:
         except Exception as error:  # of entries that do not fit, PyTorch raises half a dozen kinds
             reason = printable((str(error).strip() or type(error).__name__).splitlines()[-1].strip())
             afresh = ", or start afresh with --restart" if "finished" in state else ""
-            raise UserError(
-                f"{printable(path)}: its {name} is not the one of now: {reason}\n"
-                f"use the code that it was trained with{afresh}"
-            ) from None
+            problem = f"{printable(path)}: its {name} is not the one of now: {reason}"
+            raise UserError(f"{problem}\nuse the code that it was trained with{afresh}") from None
     if not all(bool(weights.isfinite().all()) for weights in parts["network"].parameters()):
         raise UserError(f"{printable(path)}: some weights are no numbers, as of a run that diverged; train it again")
