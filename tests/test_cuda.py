@@ -6,7 +6,6 @@ Skipped where there is no GPU: that a run keeps its promises.
 import copy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -111,7 +110,7 @@ def test_a_process_of_torchrun_trains_as_one_without(small, tmp_path):
     for launcher in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]):
         folder = tmp_path / f"{len(launcher)}"
         argv = command(folder, small, "--model", "lenet_bn", "--lr", "0.01", "--device", "cuda")
-        subprocess.run([sys.executable, *launcher, "main.py", *argv], cwd=Path(main.__file__).parent, check=True)
+        subprocess.run([sys.executable, *launcher, main.__file__, *argv], check=True)
         losses.append(history_of(folder)["test_loss"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 

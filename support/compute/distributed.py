@@ -162,7 +162,8 @@ def _add_weighted(batches: Batches, bucket: dist.GradBucket) -> torch.futures.Fu
 
 def all_reduce_mean(losses: list[Tensor], correct: list[Tensor], count: int) -> tuple[float, float]:
     """Mean loss and accuracy of sums over batches, `count` images in this process. Waits for the device."""
-    totals = torch.stack([torch.stack(losses).sum(), torch.stack(correct).sum(), losses[0].new_tensor(count)])
+    sums = torch.stack(losses).sum(), torch.stack(correct).sum().float(), losses[0].new_tensor(count)
+    totals = torch.stack(sums)
     if dist.is_initialized():
         dist.all_reduce(totals)
     loss, right, images = totals.tolist()

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import skip_init
 
 from support.compute.layer_table import operations
 
 # without initial values: drawing them would move the random generator of whoever imports this
-C1, C3, C5 = (skip_init(nn.Conv2d, *sizes) for sizes in ((1, 6, 5), (6, 16, 5), (16, 120, 5)))
+C1, C3, C5 = (nn.utils.skip_init(nn.Conv2d, *sizes) for sizes in ((1, 6, 5), (6, 16, 5), (16, 120, 5)))
 PLAIN = {"c1": C1, "s2": nn.MaxPool2d(2), "c3": C3, "c5": C5}
 
 
