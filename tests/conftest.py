@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A job that a shell started with & ignores Ctrl-C, and so would every run that is tested in it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Fake tensors pretend that there are GPUs. An autograd that meets them first starts threads, and nobody may fork then.
+torch.ones((), requires_grad=True).backward()
 
 
 SMALL = {"train": 1437, "test": 360}  # images of the data set that tests train on: a run of an epoch takes a moment
