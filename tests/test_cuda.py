@@ -1,6 +1,6 @@
 """What holds on a GPU: without one, of which networks steps are replayed, and that an epoch reads nothing from it.
 
-Skipped where there is no GPU: that a run keeps its promises.
+Only on a GPU: that a run keeps its promises. CUDA_VISIBLE_DEVICES=0 python -m pytest -n 0 tests/test_cuda.py
 """
 
 import copy
@@ -18,7 +18,7 @@ from model import MODELS, LeNet5
 from support.compute import GraphedStep, distributed, graphed
 from support.compute.cuda_graphs import EAGER_STEPS
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and CUDA_VISIBLE_DEVICES=0")
 
 
 @pytest.fixture(autouse=True)
