@@ -95,6 +95,7 @@ def test_what_is_no_checkpoint_is_an_error_of_two_lines_and_never_executed(tmp_p
     with pytest.raises(UserError, match=advice) as error:
         read(Path("a\x1b.pt"))
     assert re.fullmatch(r"a\\x1b.pt: cannot be read: .+\n.+", str(error.value))
+    assert ("regular file" in str(error.value)) == (kind == "fifo")
     assert not Path("executed").exists()
 
 
