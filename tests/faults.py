@@ -1,7 +1,7 @@
 """The fault harness: runs that are killed.
 
     python tests/faults.py --kills 100 --seed 0
-    python tests/faults.py --kills 100 --signal INT
+    python tests/faults.py --kills 100 --signal INT    # else SIGKILL, SIGINT and SIGTERM by chance
 
 The three runs of the README, on few digits, are killed, gone on with by --resume, and killed again until they are
 through. Half of the kills come at a random moment, half inside the writing of a file; one in four while the result
@@ -38,7 +38,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from runs import Ended, cheap_picture  # noqa: E402
+from runs import Ended, cheap_picture, interrupt  # noqa: E402
 
 import main  # noqa: E402
 from support import files  # noqa: E402
@@ -48,6 +48,8 @@ RUNS = (["--model", "lenet"], ["--model", "mlp"], ["--model", "lenet_bn", "--aug
 EPOCHS = 4  # enough to be killed before, between and behind checkpoints
 STEPS = 3  # of the writing of a file, see `in_step`
 KILLS_A_RUN = 8  # then the run is left to finish, so that each round reaches the comparison
+SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)  # a run stops at the last two by itself, or is ended by them
+STOPPED = {*(-number for number in SIGNALS), *(128 + number for number in SIGNALS)}  # exit statuses
 PATIENCE = 300  # seconds; a run takes a few, so one that is not through by then hangs
 
 Fault = Callable[[], object]  # called in a run's process before it starts
@@ -195,7 +197,7 @@ class Harness:
     """What all parts share, and what was done. Its methods raise AssertionError where a guarantee is broken."""
 
     folder: Path  # everything happens below it
-    signal: int  # that kills
+    signals: tuple[int, ...] = SIGNALS  # that kill
     chance: random.Random = field(default_factory=random.Random)
     kills: int = 0
     compared: int = 0
@@ -203,8 +205,8 @@ class Harness:
     def new_folder(self) -> Path:
         return Path(tempfile.mkdtemp(dir=self.folder))
 
-    def kill(self) -> None:
-        os.kill(os.getpid(), self.signal)
+    def kill(self) -> Callable[[], None]:
+        return interrupt(self.chance.choice(self.signals))
 
     def run(self, argv: list[str], folder: Path, statuses: Iterable[int], fault: Fault = lambda: None) -> int:
         """Run it and look: how it ended, that all files are whole and no epoch is lost; its exit status."""
@@ -233,7 +235,7 @@ class Harness:
             shutil.copytree(before, folder, dirs_exist_ok=True)
         for fault in faults:
             how = "--restart" if before else "--resume"
-            if self.run([*argv, how], folder, {0, -self.signal, 128 + self.signal}, fault) == 0:
+            if self.run([*argv, how], folder, {0, *STOPPED}, fault) == 0:
                 break
             self.kills += 1
         self.run([*argv, "--resume"], folder, {0})
@@ -250,8 +252,8 @@ def kill_runs(harness: Harness, wanted: int, argvs: list[list[str]]) -> None:
 
     def somewhere(seconds: float) -> Fault:
         if harness.chance.random() < 0.5:
-            return at_moment(harness.chance.uniform(0.1, seconds), harness.kill)
-        return in_step(harness.chance.randint(1, STEPS * EPOCHS), harness.kill)
+            return at_moment(harness.chance.uniform(0.1, seconds), harness.kill())
+        return in_step(harness.chance.randint(1, STEPS * EPOCHS), harness.kill())
 
     kills = min(KILLS_A_RUN, max(1, wanted // len(argvs)))
     for argv, reference, seconds in itertools.cycle(references):
@@ -266,7 +268,7 @@ def kill_while_replacing(harness: Harness, wanted: int, argv: list[str]) -> None
     before, reference = harness.reference([*argv, "--lr", "0.02"]), harness.reference(argv)
     steps = range(STEPS, 6 * STEPS + 1)  # from its checkpoint on: until then --resume finds the other run
     for step in harness.chance.sample(steps, min(wanted, len(steps))):
-        harness.kill_run(argv, reference, [in_step(step, harness.kill)], before)
+        harness.kill_run(argv, reference, [in_step(step, harness.kill())], before)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -284,14 +286,15 @@ def few_digits(folder: Path) -> Path:
 def main_faults(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Kill runs, and see that nothing is lost.")
     parser.add_argument("--kills", type=int, default=100, help="processes to kill (default: 100)")
-    parser.add_argument("--signal", choices=("KILL", "INT", "TERM"), default="KILL", help="that kills (default: KILL)")
+    parser.add_argument("--signal", choices=[number.name[3:] for number in SIGNALS], help="that kills (default: any)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)  # threads do not survive fork
     cheap_picture(pytest.MonkeyPatch())
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as workplace:
-        harness = Harness(Path(workplace), getattr(signal, f"SIG{options.signal}"), random.Random(options.seed))
+        signals = (signal.Signals[f"SIG{options.signal}"],) if options.signal else SIGNALS
+        harness = Harness(Path(workplace), signals, random.Random(options.seed))
         common = ["--data-dir", str(few_digits(harness.new_folder())), "--device", "cpu", "--batch-size", "50"]
         argvs = [[*argv, *common, "--epochs", str(EPOCHS)] for argv in RUNS]
         kill_runs(harness, options.kills - options.kills // 4, argvs)
