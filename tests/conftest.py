@@ -12,12 +12,13 @@ import torch
 
 import dataset
 from support.data import read_images, write_tar
+from support.figures.axes import STYLE
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # A job that a shell started with & ignores Ctrl-C, and so would every run that is tested in it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
+STYLE["figure.dpi"] = 60  # figures are drawn in a moment
 
 SMALL = {"train": 1437, "test": 360}  # images of the data set that tests train on: a run of an epoch takes a moment
 

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from test_axes import assert_clean, coarse
+from test_axes import assert_clean
 
 import plot
 from support import figures
 from support.figures import curves_of
 from support.run.history import Run, mistakes, read_runs, write_history
 
-__all__ = ["coarse"]  # a fixture that pytest uses by itself
 COMMITTED = {run.path.stem: run for run in read_runs(Path(plot.__file__).parent / "result_plot")}
 BN = COMMITTED["lenet_bn_augment"]  # of the three runs, the one with all arrays
 
