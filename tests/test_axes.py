@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def assert_clean(figure):
-    """No text leaves the figure, overlaps another or is crossed by a leader, and none says nan; returns the texts."""
+    """No text leaves the figure, overlaps another or is crossed by a leader, and none says nan; returns all words."""
     with look.in_style(), patch.object(Text, "draw", autospec=True, side_effect=Text.draw) as draw:
         FigureCanvasAgg(figure).draw()
     texts = dict.fromkeys(call.args[0] for call in draw.call_args_list)
@@ -39,7 +39,7 @@ def assert_clean(figure):
             leader = text.arrow_patch.get_transform().transform_path(text.arrow_patch.get_path())
             crossed = [other for other, box in boxes.items() if leader.intersects_bbox(box, filled=False)]
             assert set(crossed) <= {text}
-    return [text.get_text().replace("\N{NO-BREAK SPACE}", " ") for text in boxes]
+    return " ".join(" ".join(text.get_text() for text in boxes).split())
 
 
 @figures.styled
