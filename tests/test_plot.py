@@ -270,6 +270,7 @@ def test_runs_of_one_configuration_that_differ_are_curves_of_their_own():
     runs = [make(seed=1), make(seed=2), make(seed=9, parameters=5), make(name="thursday", epochs=3)]
     runs += [make(name="lenet_batch256", batch_size=256), make(name="tuesday", optimizer={"name": "Adam"})]
     runs += [make(name="friday_seed1", train_sha256="other")]
+    runs[3].history["epochs"] = 6  # it ended early
     found = {label: [history["name"] for history in group] for label, group in curves_of(runs).items()}
     assert found.pop("LeNet-5") == ["lenet_seed1", "lenet_seed2"]
     assert set(found) == {f"LeNet-5, {name}" for name in ("lenet_seed9", "batch256", "tuesday", "thursday", "friday")}
