@@ -96,7 +96,7 @@ EXTREMES = {
     "one epoch": {"epochs": 1, "validation": 1000, "augment": True},
     "perfect": {"train_accuracy": [1.0] * 6, "test_accuracy": [1.0] * 6, "train_loss": [0.0] * 6},
     "huge": {"train_loss": [1e30, 1e20, 1.0, 1e30, 0.0, 1e30], "test_accuracy": [0.0] * 6, "learning_rate": [1e30] * 6},
-    "foreign": {"model": "my_$net$ 신경망" * 20, "data": "a_$b^$ \udcff 데이터" * 20, "learning_rate": []},
+    "foreign": {"model": "my_$^$ 신경망" * 20, "data": "a_$b^$ \udcff 데이터" * 20, "learning_rate": []},
     "long": {"model": "n" * 200, "data": "d" * 200, "validation": 1000, "train_loss": [0.1] * 6},
 }
 
