@@ -7,6 +7,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from test_axes import assert_clean
 
@@ -71,7 +72,9 @@ def test_a_folder_without_runs_says_how_to_train_one(tmp_path):
 
 
 @pytest.mark.parametrize("bad", ["bad.json", f"{plot.STUDY}/bad.npz"])
-def test_a_bad_file_is_named_and_keeps_nothing_else_from_being_drawn(tmp_path, capsys, bad):
+def test_a_bad_file_is_named_and_keeps_nothing_else_from_being_drawn(tmp_path, capsys, monkeypatch, bad):
+    for draw in ("draw_run", "draw_comparison"):
+        monkeypatch.setattr(plot, draw, lambda *_: Figure())
     write(tmp_path, make("mlp"))
     write((tmp_path / bad).parent, make(name="bad"))
     (tmp_path / bad).write_bytes(b"{")
