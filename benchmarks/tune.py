@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 import main  # noqa: E402 - the project's root is not a package
 from model import MODELS  # noqa: E402
-from support.data import read_images, write_tar  # noqa: E402
+from support.data import find_data, read_images, write_tar  # noqa: E402
 from support.run import Callback  # noqa: E402
 
 DATA = ROOT / "data"
@@ -120,7 +120,7 @@ def train_row(name: str, network: str, seed: int, scratch: Path) -> dict[str, An
 def first_images(count: int, folder: Path) -> Path:
     """The folder, with so many training images and those that are held out; its test images are not read."""
     if not folder.exists():
-        images, labels = read_images(DATA / "train.tar.gz")
+        images, labels = read_images(find_data(DATA).train)
         kept = np.r_[:count, len(labels) - HELD_OUT : len(labels)]
         for split in ("train", "test"):
             write_tar(folder / f"{split}.tar", split, images[kept], labels[kept])
