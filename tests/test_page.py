@@ -47,9 +47,7 @@ def start_browser() -> Driver:
     return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
 
 
-def open_page(
-    chromium: Driver, path: Path = PAGE, width: int = 1280, language: str = "en-US", scheme: str = "light"
-) -> Driver:
+def open_page(chromium: Driver, path=PAGE, width=1280, language="en-US", scheme="light") -> Driver:
     """Open a file at that width, with the browser's language and colour scheme as said; below 600 it is a phone."""
     phone = width < 600
     size = {"width": width, "height": 800, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
@@ -209,6 +207,7 @@ def test_what_is_drawn_is_read_as_predict_reads_it(pen, box, opened):
     page = opened()
     page.find_elements(By.NAME, "pen")[pen].click()
     draw(page, DIGITS[5], box)
+    assert page.execute_script("return strokes[0].pen") == (0.025, 0.05, 0.1)[pen]
     digit = read_by_predict(page)
     (seen,) = canvases(page, "#seen")
     assert np.abs(np.reshape(seen, (28, 28)) - digit.prepared.astype(int)).max() <= 2  # of 255: Pillow rounds twice
@@ -228,7 +227,9 @@ def test_doubt_is_said_where_predict_says_it(opened):
         click(page, "clear")
         draw(page, strokes)
         assert word in shown(page, "warning")
-        assert word in " ".join(read_by_predict(page).warnings)
+        digit = read_by_predict(page)
+        assert word in " ".join(digit.warnings)
+        assert page.execute_script("return reading.probabilities") == pytest.approx(digit.probabilities, abs=0.02)
 
 
 @pytest.mark.parametrize("digit", [6, 8, 9])
@@ -268,8 +269,9 @@ def test_digits_drawn_in_any_way_are_recognized(way, kind, digits, opened):
 def test_the_result_follows_while_the_pen_is_still_down(opened):
     page = opened()
     sheet = page.find_element(By.ID, "sheet")
-    chain = ActionChains(page, duration=0).move_to_element_with_offset(sheet, 0, -150).click_and_hold()
-    chain.move_to_element_with_offset(sheet, 0, 0).move_to_element_with_offset(sheet, -20, 150).perform()
+    ActionChains(page, duration=0).move_to_element_with_offset(sheet, 0, -150).click_and_hold().perform()
+    settled(page)
+    ActionChains(page, duration=0).move_to_element_with_offset(sheet, -20, 150).perform()
     assert shown(page, "digit") == "1"
     ActionChains(page).release().perform()
 
@@ -338,6 +340,7 @@ def test_a_digit_is_drawn_undone_and_cleared_with_the_keyboard_alone(opened):
     # two keys held at once go aslant
     aslant = ActionChains(page, duration=0).key_down(Keys.ARROW_LEFT).send_keys(10 * Keys.ARROW_DOWN)
     aslant.key_up(Keys.ARROW_LEFT).perform()
+    assert page.execute_script("return cursor.x") == pytest.approx(0.5 + (-10 + 20 - 11) * 0.02)
     press(page, 25 * Keys.ARROW_DOWN, Keys.SPACE)
     assert shown(page, "digit") == "7"
     said = page.find_element(By.ID, "announcement")
@@ -350,6 +353,7 @@ def test_a_digit_is_drawn_undone_and_cleared_with_the_keyboard_alone(opened):
     undo.perform()
     press(page, Keys.SPACE, 9 * Keys.ARROW_DOWN, Keys.ESCAPE)
     assert shown(page, "digit") != ""
+    assert not page.execute_script("return cursor.down")
     press(page, Keys.DELETE)
     assert shown(page, "digit") == ""
     WebDriverWait(page, 5).until(lambda _: said.get_attribute("textContent") == "Nothing drawn")

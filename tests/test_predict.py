@@ -85,8 +85,7 @@ def test_json(command):
     assert read["probability"] == max(read["probabilities"]) == read["probabilities"][read["digit"]]
     (only,) = read["digits"]
     assert (only["digit"], only["probability"]) == (read["digit"], read["probability"])
-    assert failed == {"file": "text.png", "error": failed["error"]}
-    assert failed["error"] in error
+    assert failed == {"file": "text.png", "error": error.removeprefix("error: text.png: ").rstrip()}
     several = json.loads(command("row.png", "--all", "--json")[1])[0]["digits"]
     assert [digit["digit"] for digit in several] == [7, 4, 1]
     for position, (digit, found) in enumerate(zip((7, 4, 1), several, strict=True)):  # boxes in pixels of the original
@@ -303,7 +302,7 @@ SEVEN = np.asarray(drawn(7, size=28, pen=3, paper=0, ink=255))
 
 def test_benchmark_measures_each_kind_on_held_out_digits(tmp_path, monkeypatch):
     images = torch.full((5, 28, 28), 255, dtype=torch.uint8)  # nothing can be read of these
-    images[3:] = torch.from_numpy(SEVEN)
+    images[3:] = torch.tensor(SEVEN)
     monkeypatch.setattr(benchmark, "MNIST", lambda path: SimpleNamespace(images=images, labels=torch.full((5,), 7)))
     monkeypatch.setattr(benchmark, "HELD_OUT", 2)
     monkeypatch.setattr(benchmark, "KINDS", ("paper", "thin"))
