@@ -17,7 +17,7 @@ COLORS = {True: "#0072b2", False: "#7f7f7f"}  # of a significant difference, and
 CURVES = {  # of accuracy: label and style, by what stands before `_accuracy` in the history
     "train": ("train, as the epoch runs", figures.TRAIN),
     "augmented_train": ("train, weights as in test", {"color": "#e69f00", "linestyle": ":", "marker": "D"}),
-    "clean_train": ("the same, not augmented", figures.CLEAN),
+    "clean_train": ("train, weights as in test, not augmented", figures.CLEAN),
     "test": ("test", figures.TEST),
 }
 
@@ -33,15 +33,18 @@ def draw_differences(found: list[Difference]) -> Figure:
     for row, of_mlp in zip(panels, (False, True), strict=True):
         for axes, metric in zip(row, results.OF_IMAGES, strict=True):
             draw_forest(axes, [one for one in found if one.metric == metric and ("MLP" in one.name) == of_mlp])
-    for axes, metric, unit in zip(panels.T, results.OF_IMAGES, ("percentage points", "nats"), strict=True):
+    for axes, metric, unit in zip(
+        panels.T, results.OF_IMAGES, ("percentage points: right is better", "nats: left is better"), strict=True
+    ):
         axes[0].set_title(f"Difference in test {metric} after the last epoch, {len(found[0].values)} seeds")
         axes[1].set_xlabel(unit)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     words = []
     for part in ("augmentation", "batch normalization"):
-        some = [one.holm < ALPHA for one in found if one.metric == "accuracy" and one.name.startswith(part)]
-        words.append(f"with {part} in {sum(some)} of {len(some)} comparisons")
-    set_title(figure, f"Accuracy differs significantly {', '.join(words)}")
+        some = [one for one in found if one.metric == "accuracy" and one.name.startswith(part)]
+        better = sum(one.holm < ALPHA and one.paired[0] > 0 for one in some)
+        words.append(f"with {part} in {better} of {len(some)} comparisons")
+    set_title(figure, f"Test accuracy is significantly higher {', '.join(words)}")
     return figure
 
 
@@ -102,7 +105,8 @@ def draw_gradients(groups: Groups) -> Figure:
     for when, epoch in (("before training", 0), ("at the end", -1)):
         ratios = [gmean(results.gradient_ratio(groups, layer)[:, epoch]) for layer in layers]
         words.append(f"{times(ratios)} {when}")
-    set_title(figure, f"Batch normalization: gradients {', '.join(words)}", note_of(groups))
+    note = f"weights W, their gradient g; where it vanishes the last panel is far below 1; {note_of(groups)}"
+    set_title(figure, f"Batch normalization: gradients {', '.join(words)}", note)
     figures.label_ends(panels)
     return figure
 
