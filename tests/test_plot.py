@@ -7,6 +7,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from test_axes import assert_clean
 
@@ -71,7 +72,9 @@ def test_a_folder_without_runs_says_how_to_train_one(tmp_path):
 
 
 @pytest.mark.parametrize("bad", ["bad.json", f"{plot.STUDY}/bad.npz"])
-def test_a_bad_file_is_named_and_keeps_nothing_else_from_being_drawn(tmp_path, capsys, bad):
+def test_a_bad_file_is_named_and_keeps_nothing_else_from_being_drawn(tmp_path, capsys, monkeypatch, bad):
+    for draw in ("draw_run", "draw_comparison"):
+        monkeypatch.setattr(plot, draw, lambda *_: Figure())
     write(tmp_path, make("mlp"))
     write((tmp_path / bad).parent, make(name="bad"))
     (tmp_path / bad).write_bytes(b"{")
@@ -96,7 +99,7 @@ EXTREMES = {
     "one epoch": {"epochs": 1, "validation": 1000, "augment": True},
     "perfect": {"train_accuracy": [1.0] * 6, "test_accuracy": [1.0] * 6, "train_loss": [0.0] * 6},
     "huge": {"train_loss": [1e30, 1e20, 1.0, 1e30, 0.0, 1e30], "test_accuracy": [0.0] * 6, "learning_rate": [1e30] * 6},
-    "foreign": {"model": "my_$net$ 신경망" * 20, "data": "a_$b^$ \udcff 데이터" * 20, "learning_rate": []},
+    "foreign": {"model": "my_$^$ 신경망" * 20, "data": "a_$b^$ \udcff 데이터" * 20, "learning_rate": []},
     "long": {"model": "n" * 200, "data": "d" * 200, "validation": 1000, "train_loss": [0.1] * 6},
 }
 
