@@ -162,7 +162,7 @@ def mutate(parts: list[bytes], draw: random.Random, foreign: list[bytes]) -> lis
         other = draw.choice(foreign)
         others = [other] * draw.choice((1, 1, 1, draw.randint(1, 1 + 30_000 // (1 + len(other)))))
         index = draw.choice((index, index, draw.randrange(len(parts) + 1)))
-        parts[index:index] = draw.choice(([], [part], 2 * [part], [changed], [changed], [changed], [*others, part]))
+        parts[index:index] = draw.choice(([], [part], 2 * [part], *4 * ([changed],), [*others, part]))
         parts = parts or [b""]
     return parts
 
