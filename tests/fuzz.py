@@ -14,6 +14,7 @@ import bz2
 import collections
 import gzip
 import io
+import math
 import random
 import re
 import struct
@@ -231,16 +232,13 @@ def make_tar(members: list[tuple[str, bytes]], draw: random.Random) -> bytes:
 
 
 def make_idx(draw: random.Random, folder: Path) -> Path:
-    """Images and labels, of which one file is damaged or missing."""
-    count, bad = draw.randrange(1, 4), draw.randrange(2)
-    for number, (name, shape) in enumerate((("images-idx3", (count, SIZE, SIZE)), ("labels-idx1", (count,)))):
-        values = np.frombuffer(draw.randbytes(int(np.prod(shape))), np.uint8).reshape(shape)
-        compress = draw.choice(COMPRESS)
-        data = compress(idx(values))
-        if number != bad or draw.random() < 0.9:
-            path = folder / f"train-{name}-ubyte{'' if compress is bytes else '.gz'}"
-            path.write_bytes(damage(data, draw) if number == bad else data)
-    return next(folder.glob("*images*"), folder / "train-images-idx3-ubyte")
+    """Images and labels, packed in some way, damaged or not."""
+    count = draw.randrange(1, 4)
+    for name, shape in (("images-idx3", (count, SIZE, SIZE)), ("labels-idx1", (count,))):
+        values = np.frombuffer(draw.randbytes(math.prod(shape)), np.uint8).reshape(shape)
+        data = draw.choice(COMPRESS)(idx(values))
+        (folder / f"train-{name}-ubyte").write_bytes(draw.choice((data, damage(data, draw))))
+    return folder / "train-images-idx3-ubyte"
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------

@@ -74,9 +74,6 @@ def test_a_warp_is_pytorchs_own_for_any_size_and_each_image_of_a_batch() -> None
     torch.testing.assert_close(warp(images, drawn), F.grid_sample(images, grid, align_corners=False), rtol=0, atol=1e-5)
 
 
-# --- what is drawn ----------------------------------------------------------------------------------------------------
-
-
 def draw(patch: pytest.MonkeyPatch, strength: float | tuple[float, float]) -> np.ndarray:
     """What `draw_affine` hands to `compose_affine`: angle; shift right, down; the crop's left, top, width, height."""
     seen: list[Tensor] = []
@@ -132,9 +129,6 @@ def test_each_image_has_a_strength_of_its_own_between_the_ends_of_a_pair(monkeyp
     assert np.array_equal(draw(monkeypatch, (0.3, 0.3)), draw(monkeypatch, 0.3))
 
 
-# --- in the data set --------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def train_set(sample) -> MNIST:
     return MNIST(sample / "train.tar", augment=True)
@@ -177,9 +171,6 @@ def test_each_epoch_draws_anew_each_worker_for_itself_and_a_seed_repeats_it(trai
     assert len(torch.cat([first, second]).unique(dim=0)) == 120
     assert torch.equal(first, again[0])
     assert torch.equal(second, again[1])
-
-
-# --- one's own --------------------------------------------------------------------------------------------------------
 
 
 def test_a_function_of_a_batch_takes_its_place(train_set) -> None:

@@ -29,9 +29,6 @@ def test_mnist_is_whole_and_the_constants_are_its_own(mnist_dir) -> None:
     assert (round(float(mean), 4), round(float(std), 4)) == (MEAN, STD)
 
 
-# --- samples and batches ----------------------------------------------------------------------------------------------
-
-
 def test_a_sample_is_normalized_with_two_pixels_of_background_around_it(train_set) -> None:
     image, label = train_set[7]
     assert (image.dtype, image.shape) == (torch.float32, (1, 32, 32))
@@ -89,9 +86,6 @@ def test_what_is_no_index_or_out_of_range_is_refused(train_set) -> None:
             train_set[index]
 
 
-# --- DataLoaders ------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def batches_made(monkeypatch) -> list[int]:
     """The size of each batch that is normalized from now on."""
@@ -125,9 +119,6 @@ def test_it_can_be_pickled(sample) -> None:
     again = pickle.loads(pickle.dumps(data))
     assert (again.augment, again.classes, again.path) == ((0.2, 0.8), data.classes, data.path)
     assert torch.equal(again.images, data.images)
-
-
-# --- what it says of itself -------------------------------------------------------------------------------------------
 
 
 def test_targets_and_classes_as_torchvision_names_them(test_set, tmp_path) -> None:
@@ -166,9 +157,6 @@ def test_augmentations_that_are_taken_or_refused_when_they_are_set(sample, test_
         assert test_set.augment == 0
     with pytest.raises(ValueError, match="augment"):
         MNIST(sample / "test.tar", augment=1.1)
-
-
-# --- a validation split -----------------------------------------------------------------------------------------------
 
 
 def test_a_split_is_the_first_images_and_the_last_which_share_the_memory_of_the_whole(test_set) -> None:

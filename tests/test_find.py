@@ -92,9 +92,6 @@ def test_the_first_kind_that_is_there_for_both_is_taken(tmp_path) -> None:
         (tmp_path / "test.tar").unlink(missing_ok=True)
 
 
-# --- the folder beside main.py ----------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def data(tmp_path, monkeypatch) -> Path:
     """`data` beside main.py, with packed data in it; the current folder is another one, with data of its own."""
@@ -119,9 +116,6 @@ def test_ones_own_data_come_before_the_packed_ones(data, kind) -> None:
 def test_a_half_of_ones_own_data_is_never_mixed_with_the_packed_ones(data) -> None:
     lay_out(data, TAR, ["train"])
     assert f"{data}/test.tar: not found" in refusal(None)
-
-
-# --- what is said -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("split", "lost"), [("train", "t10k"), ("test", "train")])
