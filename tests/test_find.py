@@ -106,7 +106,7 @@ def test_mnist_comes_with_the_project(mnist_dir) -> None:
     assert find_data(None).found == f"train.tar.gz and test.tar.gz in {mnist_dir}"
 
 
-@pytest.mark.parametrize("kind", [TAR, FOLDERS, "MNIST/raw/" + IDX])
+@pytest.mark.parametrize("kind", [TAR, FOLDERS, IDX, "MNIST/raw/" + IDX, "raw/" + IDX])
 def test_ones_own_data_come_before_the_packed_ones(data, kind) -> None:
     assert find_data(None).train == data / "train.tar.gz"
     lay_out(data, kind)
