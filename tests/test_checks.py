@@ -17,10 +17,9 @@ def part(data: MNIST, chosen: Tensor) -> MNIST:
     return changed
 
 
-def test_good_data_raise_none(train_set, test_set, mnist_dir) -> None:
+def test_good_data_raise_none(train_set, test_set) -> None:
     assert data_warnings(train_set, test_set) == []
     assert data_warnings(*train_set.split(360), "validation") == []
-    assert data_warnings(*(MNIST(mnist_dir / f"{split}.tar.gz") for split in ("train", "test"))) == []
     train_set.images[5] = 255 - train_set.images[5]  # one alone
     test_set.images[:, 2:-2, 2:-2] |= 200  # bold figures on a dark rim
     assert data_warnings(train_set, test_set) == []
