@@ -29,8 +29,8 @@ from support.run import checkpoint, run_name
 from support.terminal import Parser, UserError, number, printable, run_command, warn
 
 COMMITTED = Path(__file__).resolve().parent / "weights"  # of the three networks, NAME.pt
-USUAL_MODEL = "lenet_bn"  # with augmentation: the most exact of the three
-TTA_ANGLES = (-10, 0, 10)  # degrees: as much as handwriting slants
+USUAL_MODEL = "lenet_bn"  # with augmentation: the most accurate of the three
+TTA_ANGLES = (-10, 0, 10)  # degrees, of test-time augmentation: as much as handwriting slants
 MAX_SHOWN = 100  # pictures in one --show: one row each, and matplotlib stops at 65,536 pixels
 
 
@@ -81,7 +81,7 @@ def classify(images: np.ndarray, network: nn.Module) -> Tensor:
 def recognize(glyph: Glyph, network: nn.Module) -> list[float]:
     """The mean probabilities of the classes over the glyph as it stands and turned a little either way.
 
-    An answer that hangs on how a digit slants is none to be sure of.
+    Where the answer depends on the slant, the mean is less sure.
     """
     images = np.stack([digits.normalize(digits.turn(glyph.mask, degrees)) for degrees in TTA_ANGLES])
     return classify(images, network).mean(0).tolist()
@@ -103,7 +103,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description="Read handwritten digits in pictures of your own.")
     add = parser.add_argument
     add("files", nargs="*", metavar="FILE", help="a picture of a digit: PNG, JPEG, WebP, GIF, ...")
-    add("--all", action="store_true", help="read every figure, from left to right, line by line (the largest alone)")
+    add("--all", action="store_true", help="read every digit, from left to right, line by line (the largest alone)")
     add("--show", metavar="OUT.png", help="draw pictures, what the network saw, and probabilities")
     add("--json", action="store_true", help="print one JSON list, an entry a file")
     add("--page", metavar="OUT.html", help="write a page to draw digits on, which reads them as one draws")

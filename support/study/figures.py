@@ -14,7 +14,7 @@ from support.study.results import AUGMENTED, MLP, NORMALIZED, PLAIN, Difference,
 from support.study.statistics import ALPHA
 
 COLORS = {True: "#0072b2", False: "#7f7f7f"}  # of a significant difference, and of one that is not
-CURVES = {  # of accuracy, by the beginnings of their names in the history
+CURVES = {  # of accuracy: label and style, by what stands before `_accuracy` in the history
     "train": ("train, as the epoch runs", figures.TRAIN),
     "augmented_train": ("train, weights as in test", {"color": "#e69f00", "linestyle": ":", "marker": "D"}),
     "clean_train": ("the same, not augmented", {"color": "#56b4e9", "linestyle": "-.", "marker": "^"}),
@@ -46,7 +46,7 @@ def draw_differences(found: list[Difference]) -> Figure:
 
 
 def draw_forest(axes: Axes, found: list[Difference]) -> None:
-    axes.use_sticky_edges = False  # of bars, which would end where the axes do
+    axes.use_sticky_edges = False  # else the axes end where the bars do
     for row, one in enumerate(found):
         factor, color = 100 if one.metric == "accuracy" else 1, COLORS[one.holm < ALPHA]
         value, low, high = (factor * number for number in one.paired[:3])
