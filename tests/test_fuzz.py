@@ -1,4 +1,4 @@
-"""The short forms of the two harnesses; `python tests/fuzz.py` and `python tests/bounds.py` are the long ones."""
+"""The short forms of two stress tests; `python tests/fuzz.py` and `python tests/bounds.py` are the long ones."""
 
 import re
 

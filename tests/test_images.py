@@ -305,6 +305,7 @@ WRONG_PNGS = [
     *((NO_PIXELS, raw_png(lines)) for lines in (LINES[1:], LINES + b"\0", bytes(10**8), b"\5" + LINES[1:])),
     (NO_PIXELS, raw_png(LINES[:100], interlace=1)),
     *(("is a damaged PNG", SIGNATURE + IMAGE[8:33] + data + chunk(b"IEND")) for data in (b"", chunk(b"IDATx"))),
+    (NO_PIXELS, SIGNATURE + IMAGE[8:33] + chunk(b"IDAT" + zlib.compress(LINES)[:-1]) + chunk(b"IEND")),
     ("is a damaged PNG: cannot identify image file", SIGNATURE + chunk(b"tEXt" + IMAGE[16:29]) + IMAGE[33:]),
 ]
 LIARS = [member("0_0.png", kind=bytes([kind]), size=size) for kind in b"0LKxg7" for size in (-512, 2**21, 2**60)]
