@@ -18,7 +18,7 @@ BUDGETS = {  # lines of Python at most; where the plan asked for less, it stands
     "support/*.py": 206,  # 180
     "support/data/*.py": 480,
     "support/run/*.py": 555,  # 480
-    "support/compute/*.py": 494,  # 380
+    "support/compute/*.py": 479,  # 380
     "support/figures/*.py": 290,
     "support/digits/*.py": 1272,  # 1,080
     "support/study/*.py": 640,
