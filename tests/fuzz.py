@@ -130,7 +130,7 @@ def split_zip(data: bytes) -> list[bytes]:
 def join_zip(parts: list[bytes]) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        for name, data in dict(zip(parts[::2], parts[1::2], strict=False)).items():
+        for name, data in zip(parts[::2], parts[1::2], strict=False):
             archive.writestr(name.decode("latin-1") or "x", data)
     return file.getvalue()
 

@@ -6,6 +6,8 @@ import bounds
 import fuzz
 import pytest
 
+pytestmark = pytest.mark.filterwarnings("ignore:Duplicate name")  # of members of a zip, as it is damaged
+
 
 @pytest.mark.slow
 def test_damaged_data_load_or_are_refused() -> None:
