@@ -82,7 +82,7 @@ class MNIST(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
     @overload
     def __getitem__(self, index: slice | Sequence[int] | np.ndarray | Tensor) -> tuple[Tensor, Tensor]: ...
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> tuple[Tensor, Any]:
         if isinstance(index, slice):
             index = range(len(self))[index]
         if not isinstance(index, Tensor):

@@ -64,15 +64,9 @@ def plan(arguments: argparse.Namespace) -> dict[str, list[str]]:
     options = ["--threads", "1", "--epochs", str(arguments.epochs)]
     options += ["--output-dir", arguments.output_dir, "--checkpoint-dir", arguments.checkpoint_dir]
     options += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
+    flags = {False: [], True: ["--augment"]}
     return {
-        f"{model}{'_augment' * augment}_seed{seed}": [
-            "--model",
-            model,
-            *["--augment"] * augment,
-            "--seed",
-            str(seed),
-            *options,
-        ]
+        f"{model}{'_augment' * augment}_seed{seed}": ["--model", model, "--seed", f"{seed}", *options, *flags[augment]]
         for seed in range(arguments.seeds)
         for model, augment in CONFIGURATIONS
     }

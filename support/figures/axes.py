@@ -37,7 +37,6 @@ STYLE: dict[str, Any] = {
     "axes.grid": True,
     "grid.color": "#e6e6e6",
     "lines.markersize": 4,
-    "text.parse_math": False,  # a dollar sign in the name of a folder is a dollar sign
 }
 # Colours of Okabe and Ito, "Color Universal Design", 2008: told apart with every kind of colour vision. Line styles and
 # markers say the same again, for print without colour.
@@ -78,7 +77,8 @@ def readable(name: str) -> str:
     """A name as a figure can show it: in one line, not too long."""
     text = printable(name)
     most = 40 if text.isascii() else 20  # a Korean or Chinese letter is as wide as two
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    short = text if len(text) <= most else f"{text[: most - 1]}…"
+    return short.replace("$", r"\$")  # matplotlib would read what stands between two of them as a formula
 
 
 def figure_name(model: str, augment: bool) -> str:

@@ -17,7 +17,7 @@ COLORS = {True: "#0072b2", False: "#7f7f7f"}  # of a significant difference, and
 CURVES = {  # of accuracy: label and style, by what stands before `_accuracy` in the history
     "train": ("train, as the epoch runs", figures.TRAIN),
     "augmented_train": ("train, weights as in test", {"color": "#e69f00", "linestyle": ":", "marker": "D"}),
-    "clean_train": ("the same, not augmented", {"color": "#56b4e9", "linestyle": "-.", "marker": "^"}),
+    "clean_train": ("the same, not augmented", figures.CLEAN),
     "test": ("test", figures.TEST),
 }
 
