@@ -131,7 +131,7 @@ def join_zip(parts: list[bytes]) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, data in zip(parts[::2], parts[1::2], strict=False):
-            archive.writestr(name.decode("latin-1") or "x", data)
+            archive.writestr(name.decode("latin-1").lstrip("\0") or "x", data)
     return file.getvalue()
 
 
