@@ -184,15 +184,15 @@ def draw_confusion(history: History, arrays: Arrays) -> Figure:
     np.add.at(counts, (arrays["labels"], arrays["predictions"]), 1)
     totals, errors = counts.sum(1), counts * (1 - np.eye(classes, dtype=int))
     shares = errors / np.maximum(totals, 1)[:, None]
-    label, prediction = np.unravel_index(errors.argmax(), errors.shape)
-    often = f", no confusion more often than {label} taken for {prediction} ({errors.max():,})" if errors.any() else ""
+    most = [f"{label} as {prediction} ({errors.max():,})" for label, prediction in np.argwhere(errors == errors.max())]
+    often = f", most often {', '.join(most)}" if errors.any() and len(most) < 4 else ""
     figure = Figure((0.53 * classes + 3.2, 0.46 * classes + 1.8) if 8 < classes <= MAX_CLASSES else (8.5, 6.4))
     figures.set_title(figure, f"{title_of(history)}{often}")
     axes = figure.subplots()
     picture = axes.imshow(np.ma.masked_equal(shares, 0), **SHADES, aspect="auto")
     bar = figure.colorbar(picture, ax=axes, label="wrong, of the label's images", extend="max", pad=0.02, aspect=30)
     bar.set_ticks([0.001, 0.01, 0.1], labels=["0.1 %", "1 %", "10 %"])
-    axes.set(xlabel="prediction", ylabel="label, and how many of its images are right")
+    axes.set(xlabel="prediction", ylabel="label, and the share of its images that are right")
     axes.grid(False)
     if classes <= MAX_CLASSES:  # of more only the colours are legible
         for row, column in np.argwhere(counts):
@@ -225,7 +225,7 @@ def draw_augmentation(history: History, arrays: Arrays) -> Figure:
     titles = ["original", *(f"draw {number}" for number in range(1, images.shape[1]))]
     figure = draw_images(images.reshape(-1, *images.shape[2:]), titles, len(titles), **INK)
     weakest, strongest = (history.get(f"augment_strength_{end}", "?") for end in ("min", "max"))
-    note = f"draws at full strength; in training each image has {weakest} to {strongest} of it"
+    note = f"draws at full strength; in training each image's strength is drawn from {weakest} to {strongest}"
     figures.set_title(figure, "Augmentation: no training image looks the same in two epochs", note)
     return figure
 
@@ -239,7 +239,8 @@ def draw_filters(history: History, arrays: Arrays) -> Figure:
     label = "weight: red for ink,\nblue against it"
     figure.colorbar(figure.axes[0].images[0], ax=figure.axes, label=label, fraction=0.03)
     shown = f"{len(filters)} of the {number:,}" if number > MAX_FILTERS else f"the {number}"
-    figures.set_title(figure, f"What {name_of(history)} looks for first: {shown} filters of C1 after {end_of(history)}")
+    title = f"What {name_of(history)} looks for first: {shown} filters of C1 after {end_of(history)}"
+    figures.set_title(figure, title, f"one run, seed {history['seed']}")
     return figure
 
 

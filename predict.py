@@ -122,10 +122,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def check_output(option: str, path: str, ending: str, inputs: list[str]) -> None:
     """Raises UserError if a file could not be written there, or should not."""
     file = Path(path)
-    if not path.lower().endswith(ending):
-        raise UserError(f"{option} {printable(path)}: expected a name that ends in {ending}")
-    if not file.absolute().parent.is_dir() or (file.exists() and not file.is_file()):
-        raise UserError(f"{option} {printable(path)}: expected the name of a file in a folder that is there")
+    there = file.absolute().parent.is_dir() and (file.is_file() or not file.exists())
+    if not there or not path.lower().endswith(ending):
+        raise UserError(f"{option} {printable(path)}: expected the name of a {ending} file in a folder that is there")
     if file.exists() and any(os.path.exists(other) and file.samefile(other) for other in inputs):
         raise UserError(f"{option} {printable(path)}: would write over a picture that is to be read")
 
@@ -168,8 +167,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line. Raises SystemExit: 2 for what the user can fix, 1 for a file that cannot be written."""
-    logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints what Pillow logs of damaged files
-    logging.getLogger("PIL").propagate = False
+    logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)  # else Python prints what Pillow logs of damaged files
     run_command(lambda: run(parse_arguments(argv)))
 
 

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
+from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
@@ -63,30 +64,20 @@ def usual_network(name: str) -> nn.Module:
     )
 
 
-def train(network: nn.Module, batches: DataLoader, optimizer: torch.optim.Optimizer) -> tuple[float, float]:
-    """One epoch; the mean loss and the accuracy, measured while the weights change."""
-    network.train()
+def run_epoch(network: nn.Module, batches: DataLoader, optimizer: Optimizer | None = None) -> tuple[float, float]:
+    """Mean loss and accuracy of one epoch: while the weights change, or of a test if there is no optimizer."""
+    network.train(optimizer is not None)
     total, correct = 0.0, 0
-    for images, labels in batches:
-        optimizer.zero_grad()
-        logits = network(images)
-        loss = F.cross_entropy(logits, labels)
-        loss.backward()
-        optimizer.step()
-        total += loss.item() * len(labels)
-        correct += (logits.argmax(1) == labels).sum().item()
-    return total / len(batches.dataset), correct / len(batches.dataset)
-
-
-@torch.no_grad()
-def test(network: nn.Module, batches: DataLoader) -> tuple[float, float]:
-    """The mean loss and the accuracy."""
-    network.eval()
-    total, correct = 0.0, 0
-    for images, labels in batches:
-        logits = network(images)
-        total += F.cross_entropy(logits, labels, reduction="sum").item()
-        correct += (logits.argmax(1) == labels).sum().item()
+    with torch.set_grad_enabled(optimizer is not None):
+        for images, labels in batches:
+            logits = network(images)
+            loss = F.cross_entropy(logits, labels)
+            if optimizer:
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            total += loss.item() * len(labels)
+            correct += (logits.argmax(1) == labels).sum().item()
     return total / len(batches.dataset), correct / len(batches.dataset)
 
 
@@ -96,20 +87,19 @@ def main() -> None:
     parser.add_argument("--augment", action="store_true")
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="that decode images (one for each core)")
-    parser.add_argument("--data-dir", type=Path, default=DATA, help="folder of train.tar.gz and test.tar.gz")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    train_set = UsualMNIST(arguments.data_dir / "train.tar.gz", arguments.augment)
-    test_set = UsualMNIST(arguments.data_dir / "test.tar.gz")
+    train_set = UsualMNIST(DATA / "train.tar.gz", arguments.augment)
+    test_set = UsualMNIST(DATA / "test.tar.gz")
     loader = {"num_workers": arguments.workers, "persistent_workers": arguments.workers > 0}
     train_batches = DataLoader(train_set, batch_size=128, shuffle=True, **loader)
     test_batches = DataLoader(test_set, batch_size=1000, **loader)
     network = usual_network(arguments.model)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    optimizer = SGD(network.parameters(), lr=0.01, momentum=0.9)
     for epoch in range(1, arguments.epochs + 1):
         started = time.perf_counter()
-        train_loss, train_accuracy = train(network, train_batches, optimizer)
-        test_loss, test_accuracy = test(network, test_batches)
+        train_loss, train_accuracy = run_epoch(network, train_batches, optimizer)
+        test_loss, test_accuracy = run_epoch(network, test_batches)
         line = f"epoch {epoch}/{arguments.epochs}  {time.perf_counter() - started:.2f} s"
         line += f"  train loss {train_loss:.4f}  train accuracy {train_accuracy:.2%}"
         print(f"{line}  test loss {test_loss:.4f}  test accuracy {test_accuracy:.2%}", flush=True)

@@ -154,9 +154,9 @@ def test_the_confusion_matrix_has_labels_as_rows_and_predictions_as_columns():
     assert cells == {(1, 1): "47", (7, 1): "3", (2, 2): "45", (1, 2): "5"}
     shares = axes.images[0].get_array()
     assert (shares[1, 7], shares[2, 1], np.ma.count(shares)) == (3 / 50, 5 / 50, 2)
-    assert "8 of 100 test images wrong, no confusion more often than 2 taken for 1 (5)" in assert_clean(figure)
+    assert "8 of 100 test images wrong, most often 2 as 1 (5)" in assert_clean(figure)
     assert {"1: 94.0 %", "2: 90.0 %", "3: none"} <= {text.get_text() for text in axes.get_yticklabels()}
-    assert "confusion" not in assert_clean(plot.draw_confusion(history, {"labels": labels, "predictions": labels}))
+    assert "most often" not in assert_clean(plot.draw_confusion(history, {"labels": labels, "predictions": labels}))
 
 
 @pytest.mark.parametrize("classes", [26, 256])
@@ -200,7 +200,7 @@ def test_augmentation_shows_each_original_beside_its_own_draws():
     rows = images_of(figure, 28).reshape(10, 9, 28, 28)
     assert np.array_equal(rows[:, 0], BN.arrays["originals"])
     assert np.array_equal(rows[:, 1:], BN.arrays["warped"])
-    assert "draws at full strength; in training each image has 0.0 to 1.0 of it" in assert_clean(figure)
+    assert "in training each image's strength is drawn from 0.0 to 1.0" in assert_clean(figure)
     plot.draw_augmentation({}, BN.arrays)  # as another version may have written it
 
 
