@@ -65,7 +65,7 @@ def _by_pillow(chunks: list[bytes]) -> np.ndarray:
         image = Image.open(io.BytesIO(SIGNATURE + b"".join(parts)), formats=["PNG"])
         pixels = np.asarray(image.convert("RGBA"))
     except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"is a damaged PNG: {error}") from None
+        raise ValueError(f"is a damaged PNG: {str(error).partition(' <')[0]}") from None  # without '<_io.BytesIO ...'
     if pixels[..., 3].min() < 255 or (pixels[..., :3] != pixels[..., :1]).any():
         raise ValueError(f"is coloured or transparent, of mode {image.mode}; expected 8-bit grayscale, opaque")
     return pixels[..., 0]
