@@ -43,7 +43,7 @@ class MNIST(Dataset):
     float32 (B, 1, 32, 32) and int64 (B,), on the device of `images`; so is a slice, or a mask as in
     `dataset[dataset.labels == 5]`. `DataLoader(dataset, 128, shuffle=True)` is as fast as that.
 
-    augment: False, True, a strength, see `draw_affine`, or a function of float32 (B, 1, 28, 28), 0 to 255, to the same.
+    augment: a bool, a strength (`draw_affine`), or a function that takes and gives float32 (B, 1, 28, 28), 0 to 255.
     Draws come from torch's default generator, which a DataLoader seeds anew in each of its workers.
 
     Attributes: `images` uint8 (N, 28, 28) and `labels` int64 (N,), also called `targets` as in torchvision; `classes`,
@@ -82,7 +82,7 @@ class MNIST(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
     @overload
     def __getitem__(self, index: slice | Sequence[int] | np.ndarray | Tensor) -> tuple[Tensor, Tensor]: ...
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> tuple[Tensor, Any]:
         if isinstance(index, slice):
             index = range(len(self))[index]
         if not isinstance(index, Tensor):
@@ -113,13 +113,13 @@ class MNIST(Dataset):
             if getattr(images, "shape", None) != pixels.shape or images.dtype != pixels.dtype:
                 found = f"{getattr(images, 'dtype', type(images).__name__)} {tuple(getattr(images, 'shape', ()))}"
                 raise ValueError(f"augment: the function returned {found}; expected float32 {tuple(pixels.shape)}")
-            images = images.clone()  # which is overwritten
+            images = images.clone()  # `network_input` overwrites it, and the function may have kept its own
         elif self.augment:
             images = warp(images, draw_affine(len(index), self.augment, images.device))
         return network_input(images), self.labels[index]
 
     def split(self, last: int) -> tuple["MNIST", "MNIST"]:
-        """All but the last images, and the last, held out and not augmented. They share their memory."""
+        """All images but the `last`, and these, held out and never augmented. They share their memory."""
         if not 0 < last < len(self):
             raise ValueError(f"split: expected a number from 1 to {len(self) - 1}, not {last}")
         parts = copy.copy(self), copy.copy(self)
@@ -147,12 +147,12 @@ def network_input(images: Tensor) -> Tensor:
 
 
 def draw_affine(count: int, strength: Strength = 1.0, device: torch.device | str = "cpu") -> Tensor:
-    """Matrices (count, 2, 3) of `compose_affine`, each drawn for itself: torchvision draws once for a whole batch.
+    """Matrices (count, 2, 3) of `compose_affine`, one draw each, where torchvision draws once for a whole batch.
 
     strength in [0, 1] scales the ranges: 1 is ROTATION, TRANSLATION and crops of MIN_CROP to 1 of the area, 0 is
-    no change. A pair (low, high) draws each image's own strength. Of an area a, the crop's width takes the share a**u
-    and its height a**(1 - u), u uniform in [0, 1]: every aspect ratio that fits into the image, from a to 1/a, uniform
-    in its logarithm as in torchvision's RandomResizedCrop. Its position is uniform over where it fits.
+    no change. Of a pair (low, high) each image draws its own strength. A crop of area a is a**u wide and a**(1 - u)
+    high, u uniform in [0, 1]: its aspect ratio lies between a and 1/a, uniform in its logarithm as in torchvision's
+    RandomResizedCrop. Its position is uniform over where it fits.
     """
     low, high = strength if isinstance(strength, tuple) else (strength, strength)
     scale = torch.empty(count, device=device).uniform_(low, high) if low < high else float(low)
@@ -168,8 +168,8 @@ def compose_affine(angle: Tensor, shift_x: Tensor, shift_y: Tensor, crop: Tensor
     """Rotation, then translation, then resized crop, as one matrix an image for `warp`.
 
     angle: (B,) degrees, counter-clockwise. shift_x, shift_y: (B,) fractions of width and height, right and down.
-    crop: (B, 4), left, top, width and height as fractions of the image. Returns float32 (B, 2, 3): it maps where a
-    pixel of the result lies to where it lies in the original, both in [-1, 1], so the steps stand in reverse.
+    crop: (B, 4), left, top, width and height as fractions of the image. Returns float32 (B, 2, 3): it maps a position
+    in the result to the one in the original, both in [-1, 1]; so each step is inverted, and the last comes first.
     """
     left, top, width, height = crop.unbind(1)
     x = 2 * left + width - 1 - 2 * shift_x  # the crop's centre, before the translation

@@ -16,8 +16,8 @@ class LeNet5(nn.Module):
     The layers keep the paper's names and sizes. As in most later versions, C3 sees all six maps of S2 (the paper
     connects them by a table), S2 and S4 are max pooling, the activation is ReLU, and the output is linear.
 
-    With `batch_norm`, batch normalization (Ioffe and Szegedy, 2015) follows C1, C3, C5 and F6. Behind S2 and S4 it has
-    a quarter of the values to work on; without it the order makes no difference, since max(relu(x)) = relu(max(x)).
+    With `batch_norm`, batch normalization (Ioffe and Szegedy, 2015) follows C1, C3, C5 and F6; that of C1 and C3 comes
+    after the pooling, on a quarter of the values. Without it the order is no matter, since max(relu(x)) = relu(max(x)).
     """
 
     def __init__(self, batch_norm: bool = False, classes: int = 10) -> None:

@@ -46,7 +46,7 @@ def title_of(history: History) -> str:
 
 
 def who_errs_more(groups: Groups) -> str:
-    """The most errors against the fewest, where they differ by more than chance: twice the root of their sum."""
+    """The most errors against the fewest, if they differ by more than chance: by twice the square root of their sum."""
     wrong = sorted((float(np.mean([wrong_images(one) for one in group])), label) for label, group in groups.items())
     (fewest, best), (most, worst) = wrong[0], wrong[-1]
     if most - fewest > 2 * math.sqrt(most + fewest):
@@ -126,8 +126,8 @@ def draw_rates(axes: Axes, history: History) -> None:
 def learning_rates(history: History) -> tuple[list[float], list[float]]:
     """The corners of the learning rate, which is a straight line in between: (epochs, rates).
 
-    By the history's fields it climbs, stays, and falls to 0. What was noted at the first step of each epoch shows
-    neither a warm-up that is shorter nor the end; it stands where a program has kept no such fields, or does otherwise.
+    The history's fields give the schedule: warm-up, constant, decay to 0. The rates that it notes at the first step of
+    each epoch miss a warm-up within the first and the end; they are drawn where the fields are missing or wrong.
     """
     noted, lr, planned = history.get("learning_rate", []), history["lr"], history["epochs"]
     if all(isinstance(history.get(name), int | float) for name in ("warmup_steps", "max_warmup", "decay")):
@@ -141,8 +141,8 @@ def learning_rates(history: History) -> tuple[list[float], list[float]]:
 
 @styled
 def draw_comparison(runs: list[Run], study: list[Run]) -> Figure:
-    """Loss and accuracy, test and train, of the reader's runs, before the study's; one that is both is drawn once."""
-    known = [run.history["test_loss"] for run in study]  # equal to the last bit in the same training alone
+    """Loss and accuracy, test and train, of the reader's runs, in front of the study's; none is drawn twice."""
+    known = [run.history["test_loss"] for run in study]  # only the same training gives the same to the last bit
     own = [run for run in runs if run.history["test_loss"] not in known]
     front, left_out = on_one_test_set(own or study)
     tested_on = figures.test_set(next(iter(front.values()))[0])
@@ -184,15 +184,15 @@ def draw_confusion(history: History, arrays: Arrays) -> Figure:
     np.add.at(counts, (arrays["labels"], arrays["predictions"]), 1)
     totals, errors = counts.sum(1), counts * (1 - np.eye(classes, dtype=int))
     shares = errors / np.maximum(totals, 1)[:, None]
-    label, prediction = np.unravel_index(errors.argmax(), errors.shape)
-    often = f", no confusion more often than {label} taken for {prediction} ({errors.max():,})" if errors.any() else ""
+    most = [f"{label} as {prediction} ({errors.max():,})" for label, prediction in np.argwhere(errors == errors.max())]
+    often = f", most often {', '.join(most)}" if errors.any() and len(most) < 4 else ""
     figure = Figure((0.53 * classes + 3.2, 0.46 * classes + 1.8) if 8 < classes <= MAX_CLASSES else (8.5, 6.4))
     figures.set_title(figure, f"{title_of(history)}{often}")
     axes = figure.subplots()
     picture = axes.imshow(np.ma.masked_equal(shares, 0), **SHADES, aspect="auto")
     bar = figure.colorbar(picture, ax=axes, label="wrong, of the label's images", extend="max", pad=0.02, aspect=30)
     bar.set_ticks([0.001, 0.01, 0.1], labels=["0.1 %", "1 %", "10 %"])
-    axes.set(xlabel="prediction", ylabel="label, and how many of its images are right")
+    axes.set(xlabel="prediction", ylabel="label, and the share of its images that are right")
     axes.grid(False)
     if classes <= MAX_CLASSES:  # of more only the colours are legible
         for row, column in np.argwhere(counts):
@@ -225,7 +225,7 @@ def draw_augmentation(history: History, arrays: Arrays) -> Figure:
     titles = ["original", *(f"draw {number}" for number in range(1, images.shape[1]))]
     figure = draw_images(images.reshape(-1, *images.shape[2:]), titles, len(titles), **INK)
     weakest, strongest = (history.get(f"augment_strength_{end}", "?") for end in ("min", "max"))
-    note = f"draws at full strength; in training each image has {weakest} to {strongest} of it"
+    note = f"draws at full strength; in training each image's strength is drawn from {weakest} to {strongest}"
     figures.set_title(figure, "Augmentation: no training image looks the same in two epochs", note)
     return figure
 
@@ -239,12 +239,13 @@ def draw_filters(history: History, arrays: Arrays) -> Figure:
     label = "weight: red for ink,\nblue against it"
     figure.colorbar(figure.axes[0].images[0], ax=figure.axes, label=label, fraction=0.03)
     shown = f"{len(filters)} of the {number:,}" if number > MAX_FILTERS else f"the {number}"
-    figures.set_title(figure, f"What {name_of(history)} looks for first: {shown} filters of C1 after {end_of(history)}")
+    title = f"What {name_of(history)} looks for first: {shown} filters of C1 after {end_of(history)}"
+    figures.set_title(figure, title, f"one run, seed {history['seed']}")
     return figure
 
 
 def draw_images(images: np.ndarray, titles: list[str], columns: int, **colors: Any) -> Figure:
-    """A figure of (N, H, W) in rows of so many, as one picture, with titles above as far as there are any."""
+    """A figure of images (N, H, W), `columns` in a row, drawn as one picture, with titles above, if there are any."""
     number, height, width = images.shape
     rows, letters = max(1, math.ceil(number / columns)), max(map(len, titles), default=0)
     above, beside = (12, max(7, 2 * letters - 20)) if titles else (1, 1)  # pixels of an image, room for its title
@@ -280,7 +281,7 @@ def drawings(runs: list[Run], study: list[Run]) -> Iterator[tuple[str, str | Non
 
 
 def redraw(argv: list[str] | None) -> int:
-    """Draw everything; a file that is bad, or a figure that fails, is named, costs nothing else, and gives a status."""
+    """Draw everything; returns the exit status. A bad file or a figure that fails is named, and the rest is drawn."""
     parser = Parser(description="Redraw the figures of all runs from what main.py saved.")
     parser.add_argument("--output-dir", type=Path, default="result_plot", help="folder of the runs (result_plot)")
     folder = parser.parse_args(argv).output_dir

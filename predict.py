@@ -20,30 +20,21 @@ import torch
 from torch import Tensor, nn
 
 from dataset import network_input
-from main import DEFAULTS, restore_network
+from main import DEFAULTS, load_network
 from model import MODELS
 from support import digits, files
 from support.digits import Glyph, PictureError, Reading
 from support.figures import save
-from support.run import checkpoint, run_name
+from support.run import run_name
 from support.terminal import Parser, UserError, number, printable, run_command, warn
 
 COMMITTED = Path(__file__).resolve().parent / "weights"  # of the three networks, NAME.pt
-USUAL_MODEL = "lenet_bn"  # with augmentation: the most exact of the three
-TTA_ANGLES = (-10, 0, 10)  # degrees: as much as handwriting slants
+USUAL_MODEL = "lenet_bn"  # with augmentation: the most accurate of the three
+TTA_ANGLES = (-10, 0, 10)  # degrees, of test-time augmentation: as much as handwriting slants
 MAX_SHOWN = 100  # pictures in one --show: one row each, and matplotlib stops at 65,536 pixels
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
-
-
-def load_network(path: Path) -> tuple[str, nn.Module]:
-    """The name of a finished run and its network, in evaluation mode, from its weights. Raises UserError."""
-    state = checkpoint.read_weights(path)
-    network = restore_network(state, path)
-    if not all(bool(values.isfinite().all()) for values in network.state_dict().values()):
-        raise UserError(f"{printable(path)}: some weights are no numbers, as of a run that diverged; train it again")
-    return state["name"], network
 
 
 def find_weights(arguments: argparse.Namespace, validation: int = 0) -> Path:
@@ -81,7 +72,7 @@ def classify(images: np.ndarray, network: nn.Module) -> Tensor:
 def recognize(glyph: Glyph, network: nn.Module) -> list[float]:
     """The mean probabilities of the classes over the glyph as it stands and turned a little either way.
 
-    An answer that hangs on how a digit slants is none to be sure of.
+    Where the answer depends on the slant, the mean is less sure.
     """
     images = np.stack([digits.normalize(digits.turn(glyph.mask, degrees)) for degrees in TTA_ANGLES])
     return classify(images, network).mean(0).tolist()
@@ -103,7 +94,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description="Read handwritten digits in pictures of your own.")
     add = parser.add_argument
     add("files", nargs="*", metavar="FILE", help="a picture of a digit: PNG, JPEG, WebP, GIF, ...")
-    add("--all", action="store_true", help="read every figure, from left to right, line by line (the largest alone)")
+    add("--all", action="store_true", help="read every digit, from left to right, line by line (the largest alone)")
     add("--show", metavar="OUT.png", help="draw pictures, what the network saw, and probabilities")
     add("--json", action="store_true", help="print one JSON list, an entry a file")
     add("--page", metavar="OUT.html", help="write a page to draw digits on, which reads them as one draws")
@@ -122,10 +113,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def check_output(option: str, path: str, ending: str, inputs: list[str]) -> None:
     """Raises UserError if a file could not be written there, or should not."""
     file = Path(path)
-    if not path.lower().endswith(ending):
-        raise UserError(f"{option} {printable(path)}: expected a name that ends in {ending}")
-    if not file.absolute().parent.is_dir() or (file.exists() and not file.is_file()):
-        raise UserError(f"{option} {printable(path)}: expected the name of a file in a folder that is there")
+    there = file.absolute().parent.is_dir() and (file.is_file() or not file.exists())
+    if not there or not path.lower().endswith(ending):
+        raise UserError(f"{option} {printable(path)}: expected the name of a {ending} file in a folder that is there")
     if file.exists() and any(os.path.exists(other) and file.samefile(other) for other in inputs):
         raise UserError(f"{option} {printable(path)}: would write over a picture that is to be read")
 
@@ -168,8 +158,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line. Raises SystemExit: 2 for what the user can fix, 1 for a file that cannot be written."""
-    logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints what Pillow logs of damaged files
-    logging.getLogger("PIL").propagate = False
+    logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)  # else Python prints what Pillow logs of damaged files
     run_command(lambda: run(parse_arguments(argv)))
 
 

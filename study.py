@@ -36,7 +36,7 @@ from support.terminal import Parser, number, run_command
 SEEDS = 10
 CLEAN_IMAGES = 10_000  # as many as the test set holds, so that both accuracies are equally exact
 GRADIENT_IMAGES = 1_000
-SHIFTS = (1, 2, 3, 4)  # pixels; few of MNIST's digits lose more than a little ink by that
+SHIFTS = (1, 2, 3, 4)  # pixels; hardly any ink is moved out of the image
 TURNS = (5, 10, 15, 20, 25)  # degrees; the augmentation turns by up to 20
 
 
@@ -64,15 +64,9 @@ def plan(arguments: argparse.Namespace) -> dict[str, list[str]]:
     options = ["--threads", "1", "--epochs", str(arguments.epochs)]
     options += ["--output-dir", arguments.output_dir, "--checkpoint-dir", arguments.checkpoint_dir]
     options += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
+    flags = {False: [], True: ["--augment"]}
     return {
-        f"{model}{'_augment' * augment}_seed{seed}": [
-            "--model",
-            model,
-            *["--augment"] * augment,
-            "--seed",
-            str(seed),
-            *options,
-        ]
+        f"{model}{'_augment' * augment}_seed{seed}": ["--model", model, "--seed", f"{seed}", *options, *flags[augment]]
         for seed in range(arguments.seeds)
         for model, augment in CONFIGURATIONS
     }
@@ -117,7 +111,7 @@ class StudyCallback(Callback):
     """Keeps what `observe` measures, before the first epoch as initial_NAME, and what `measure_moved` does."""
 
     measures = ("clean_train_loss", "clean_train_accuracy")
-    pictures = False  # those of a run of the study would be looked at by nobody
+    pictures = False  # nobody looks at those of sixty runs
 
     def __init__(self, augment: bool) -> None:
         self.augment = augment
@@ -133,12 +127,12 @@ class StudyCallback(Callback):
 
 
 def observe(network: nn.Module, average: nn.Module, train_set: MNIST, augment: bool) -> dict[str, float]:
-    """How `average` does on the first training images, and by what gradients `network` is moved.
+    """Loss and accuracy of `average` on the first training images, and the gradients of `network`.
 
     clean_train_loss, clean_train_accuracy    of `average`, evaluated, on the first 10,000 images as they are
     augmented_train_loss, ..._accuracy        if `augment`: on these, augmented by one draw, the same in all runs
-    gradient_norm_LAYER, weight_norm_LAYER    L2 norms of a layer's weights, and of the gradient of the mean loss by
-                                              them, of `network` in training mode, on the first 1,000 images
+    gradient_norm_LAYER, weight_norm_LAYER    L2 norms of the gradient of the mean loss by a layer's weights, and of
+                                              these, of `network` in training mode, on the first 1,000 images
     """
     clean, augmented = first_images(train_set)
     metrics = layer_norms(network, clean)
@@ -165,7 +159,7 @@ def warped(images: Tensor, matrices: Tensor) -> Tensor:
 
 
 def layer_norms(network: nn.Module, dataset: MNIST) -> dict[str, float]:
-    """Six digits of each norm; more would say nothing and fill the files."""
+    """The norms of `observe`, rounded to six digits to keep the files small."""
     network = copy.deepcopy(network).train()  # a copy: batch normalization updates its statistics as it goes
     first = range(min(GRADIENT_IMAGES, len(dataset)))
     with fast_layers_in(network):  # as it is trained, to the last bit

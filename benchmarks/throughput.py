@@ -1,7 +1,7 @@
 """How fast training is: beside the usual script, beside another checkout, in two processes, on a GPU.
 
     python benchmarks/throughput.py --json benchmarks/throughput.json
-    python benchmarks/throughput.py --against ../before --parts epochs decode --rounds 10
+    python benchmarks/throughput.py --against ../before --parts epochs --rounds 10
     python benchmarks/throughput.py --device cuda --parts epochs --epochs 50 --json benchmarks/gpu.json
 
 Each measurement is a process of its own, started as a user starts it. What is compared runs in turn (A B A B ...);
@@ -12,7 +12,6 @@ epochs     to_first_epoch_s: from the command to the line of its first epoch; co
            all that; epoch_s: a later epoch, train and test; step_ms: the last epoch's training over its steps.
            Ours and usual.py, or --against another checkout of this project; on a GPU with each step as one CUDA graph
            (support/compute/cuda_graphs.py) and eagerly, kernel by kernel
-decode     cpu_s: of decoding both splits alone
 processes  an epoch of one process and of two that torchrun starts and that share each batch, a thread each
 """
 
@@ -32,6 +31,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+DATA = ["--data-dir", str(ROOT / "data")]  # to be said to older checkouts
 CONFIGURATIONS = (("lenet",), ("lenet_bn", "--augment"), ("mlp",))  # the words behind --model
 Times = dict[str, float]
 
@@ -50,13 +50,6 @@ main.main(sys.argv[1:])
 print(f"\\n{seconds}\\n", end="")  # in one piece, since two processes may print it at once
 """
 EAGER = "import support.compute.cuda_graphs as graphs; graphs.EAGER_STEPS += 10**9  # so none is captured"
-DECODE = """
-import sys, time
-from dataset import MNIST
-started = time.process_time()
-sets = [MNIST(path) for path in sys.argv[1:]]
-print(time.process_time() - started)
-"""
 
 
 def run(command: list[str], folder: Path, threads: int | None = None) -> tuple[list[str], Times]:
@@ -91,12 +84,6 @@ def time_usual(options: list[str]) -> Times:
     return times | {"epoch_s": statistics.median(float(line.split()[2]) for line in lines[1:])}
 
 
-def time_decoding(tree: Path, data_dir: Path) -> Times:
-    splits = [str(data_dir / f"{split}.tar.gz") for split in ("train", "test")]
-    lines, _ = run([sys.executable, "-c", DECODE, *splits], tree)
-    return {"cpu_s": float(lines[-1])}
-
-
 def compare(what: str, ways: dict[str, Callable[[], Times]], rounds: int) -> list[dict]:
     """Each way's medians, and how many times as much as the first each other one takes."""
     times: dict[str, list[Times]] = {way: [] for way in ways}
@@ -118,9 +105,9 @@ def compare(what: str, ways: dict[str, Callable[[], Times]], rounds: int) -> lis
 def measure_epochs(arguments: argparse.Namespace) -> list[dict]:
     rows = []
     for words in CONFIGURATIONS:
-        options = ["--model", *words, "--data-dir", str(arguments.data_dir), "--epochs", str(arguments.epochs)]
+        options = ["--model", *words, "--epochs", str(arguments.epochs)]
         usual = partial(time_usual, options)
-        options = [*options, "--device", arguments.device]
+        options = [*options, *DATA, "--device", arguments.device]
         ours = partial(time_main, ROOT, options)
         if arguments.against:
             ways = {"before": partial(time_main, arguments.against, options), "ours": ours}
@@ -132,15 +119,9 @@ def measure_epochs(arguments: argparse.Namespace) -> list[dict]:
     return rows
 
 
-def measure_decoding(arguments: argparse.Namespace) -> list[dict]:
-    trees = {"before": arguments.against} if arguments.against else {}
-    ways = {way: partial(time_decoding, tree, arguments.data_dir) for way, tree in (trees | {"ours": ROOT}).items()}
-    return compare("decoding 70,000 images", ways, arguments.rounds)
-
-
 def measure_processes(arguments: argparse.Namespace) -> list[dict]:
     words = CONFIGURATIONS[1]
-    options = ["--model", *words, "--data-dir", str(arguments.data_dir), "--epochs", str(arguments.epochs)]
+    options = ["--model", *words, *DATA, "--epochs", str(arguments.epochs)]
     ways = {f"{count} x 1 thread": partial(time_main, ROOT, options, processes=count) for count in (2, 1)}
     return compare(" ".join(words), ways, arguments.rounds)
 
@@ -158,19 +139,14 @@ def printed(value: str | float) -> str:
     return f"{value:,.3g}" if isinstance(value, float) else f"{value}"
 
 
-def resolved(path: str) -> Path:
-    return Path(path).resolve()
-
-
 def benchmark() -> None:
-    parts = {"epochs": measure_epochs, "decode": measure_decoding, "processes": measure_processes}
+    parts = {"epochs": measure_epochs, "processes": measure_processes}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts), help="default: all")
     parser.add_argument("--rounds", type=int, default=3, help="of each comparison; default: 3")
     parser.add_argument("--epochs", type=int, default=3, help="of a run, at least 2; default: 3")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the part epochs; default: cpu")
-    parser.add_argument("--against", type=resolved, help="another checkout, to be compared with in epochs and decode")
-    parser.add_argument("--data-dir", type=resolved, default=ROOT / "data", help="of train.tar.gz and test.tar.gz")
+    parser.add_argument("--against", type=Path, help="another checkout, to be compared with in the part epochs")
     parser.add_argument("--json", type=Path, help="file for what was measured")
     arguments = parser.parse_args()
     if arguments.epochs < 2:

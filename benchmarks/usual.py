@@ -2,26 +2,31 @@
 
     python benchmarks/usual.py --model lenet
 
-The networks are the plain ones, in the usual order of layers; loss and accuracy are read with `.item()` at every step.
+The networks are those of model.py, as PyTorch computes them; loss and accuracy are read with `.item()` at every step.
 """
 
 import argparse
 import io
 import os
 import re
+import sys
 import tarfile
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
+from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from model import MODELS  # noqa: E402 - the project's root is not a package
+
 TO_TENSOR = [transforms.Pad(2), transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
 AUGMENT = [
     transforms.RandomRotation(20),
@@ -47,69 +52,42 @@ class UsualMNIST(Dataset):
         return self.transform(Image.open(io.BytesIO(self.pngs[index]))), self.labels[index]
 
 
-def usual_network(name: str) -> nn.Module:
-    """The network of that name (lenet, mlp, lenet_bn), with the layers in the order in which they are usually drawn."""
-    if name == "mlp":
-        sizes = [32 * 32, 44, 120, 84]
-        layers = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
-        return nn.Sequential(nn.Flatten(), *layers, nn.Linear(84, 10))
-    norm2d, norm1d = (nn.BatchNorm2d, nn.BatchNorm1d) if name == "lenet_bn" else (lambda n: nn.Identity(),) * 2
-    return nn.Sequential(
-        *(nn.Conv2d(1, 6, 5), norm2d(6), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(6, 16, 5), norm2d(16), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
-        *(nn.Linear(400, 120), norm1d(120), nn.ReLU()),
-        *(nn.Linear(120, 84), norm1d(84), nn.ReLU()),
-        nn.Linear(84, 10),
-    )
-
-
-def train(network: nn.Module, batches: DataLoader, optimizer: torch.optim.Optimizer) -> tuple[float, float]:
-    """One epoch; the mean loss and the accuracy, measured while the weights change."""
-    network.train()
+def run_epoch(network: nn.Module, batches: DataLoader, optimizer: Optimizer | None = None) -> tuple[float, float]:
+    """Mean loss and accuracy of one epoch: while the weights change, or of a test if there is no optimizer."""
+    network.train(optimizer is not None)
     total, correct = 0.0, 0
-    for images, labels in batches:
-        optimizer.zero_grad()
-        logits = network(images)
-        loss = F.cross_entropy(logits, labels)
-        loss.backward()
-        optimizer.step()
-        total += loss.item() * len(labels)
-        correct += (logits.argmax(1) == labels).sum().item()
-    return total / len(batches.dataset), correct / len(batches.dataset)
-
-
-@torch.no_grad()
-def test(network: nn.Module, batches: DataLoader) -> tuple[float, float]:
-    """The mean loss and the accuracy."""
-    network.eval()
-    total, correct = 0.0, 0
-    for images, labels in batches:
-        logits = network(images)
-        total += F.cross_entropy(logits, labels, reduction="sum").item()
-        correct += (logits.argmax(1) == labels).sum().item()
+    with torch.set_grad_enabled(optimizer is not None):
+        for images, labels in batches:
+            logits = network(images)
+            loss = F.cross_entropy(logits, labels)
+            if optimizer:
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            total += loss.item() * len(labels)
+            correct += (logits.argmax(1) == labels).sum().item()
     return total / len(batches.dataset), correct / len(batches.dataset)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The usual script: loss and accuracy after every epoch.")
-    parser.add_argument("--model", choices=("lenet", "mlp", "lenet_bn"), required=True)
+    parser.add_argument("--model", choices=MODELS, required=True)
     parser.add_argument("--augment", action="store_true")
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="that decode images (one for each core)")
-    parser.add_argument("--data-dir", type=Path, default=DATA, help="folder of train.tar.gz and test.tar.gz")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    train_set = UsualMNIST(arguments.data_dir / "train.tar.gz", arguments.augment)
-    test_set = UsualMNIST(arguments.data_dir / "test.tar.gz")
+    train_set = UsualMNIST(ROOT / "data" / "train.tar.gz", arguments.augment)
+    test_set = UsualMNIST(ROOT / "data" / "test.tar.gz")
     loader = {"num_workers": arguments.workers, "persistent_workers": arguments.workers > 0}
     train_batches = DataLoader(train_set, batch_size=128, shuffle=True, **loader)
     test_batches = DataLoader(test_set, batch_size=1000, **loader)
-    network = usual_network(arguments.model)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    network = MODELS[arguments.model]()
+    optimizer = SGD(network.parameters(), lr=0.01, momentum=0.9)
     for epoch in range(1, arguments.epochs + 1):
         started = time.perf_counter()
-        train_loss, train_accuracy = train(network, train_batches, optimizer)
-        test_loss, test_accuracy = test(network, test_batches)
+        train_loss, train_accuracy = run_epoch(network, train_batches, optimizer)
+        test_loss, test_accuracy = run_epoch(network, test_batches)
         line = f"epoch {epoch}/{arguments.epochs}  {time.perf_counter() - started:.2f} s"
         line += f"  train loss {train_loss:.4f}  train accuracy {train_accuracy:.2%}"
         print(f"{line}  test loss {test_loss:.4f}  test accuracy {test_accuracy:.2%}", flush=True)

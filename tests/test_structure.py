@@ -8,23 +8,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BUDGETS = {  # lines of Python at most; where the plan asked for less, it stands beside
+BUDGETS = {  # lines of Python, at most
     "dataset.py": 190,
     "model.py": 80,
-    "main.py": 431,  # 350
+    "main.py": 350,
     "plot.py": 320,
-    "predict.py": 177,  # 170
+    "predict.py": 170,
     "study.py": 220,
-    "support/*.py": 206,  # 180
+    "support/*.py": 180,
     "support/data/*.py": 480,
-    "support/run/*.py": 555,  # 480
-    "support/compute/*.py": 494,  # 380
+    "support/run/*.py": 480,
+    "support/compute/*.py": 380,
     "support/figures/*.py": 290,
-    "support/digits/*.py": 1272,  # 1,080
+    "support/digits/*.py": 1080,
     "support/study/*.py": 640,
-    "support/**/*.py": 3935,  # 3,500
-    "benchmarks/*.py": 1111,  # 1,000
-    "tests/*.py": 8150,  # 6,500
+    "support/**/*.py": 3500,
+    "benchmarks/*.py": 1000,
+    "tests/*.py": 6500,
 }
 TRIO = ("dataset", "model", "main", "plot")
 BELOW = {  # the rooms that a room may know besides itself and the ground
@@ -35,7 +35,6 @@ BELOW = {  # the rooms that a room may know besides itself and the ground
     "digits": {"figures", "run", "data", "compute"},
     "study": {"figures", "run", "data", "compute"},
 }
-MAX_PARAMETERS = 5
 SOURCES = {  # every module by its dotted name; a room by its own
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(path.read_text("utf-8"))
     for path in (*ROOT.glob("*.py"), *ROOT.glob("support/**/*.py"))
@@ -53,8 +52,6 @@ def imported(tree: ast.AST) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "a relative import"
-            assert node.module is not None
             modules = {f"{node.module}.{alias.name}" for alias in node.names} & SUPPORT
             found |= modules or {node.module}
     return {name if name in SUPPORT else name.partition(".")[0] for name in found}
@@ -71,19 +68,16 @@ def room_of(name: str) -> str:
 def reached(*starts: str) -> set[str]:
     """All that importing these modules may import in the end: our modules, and the names of packages."""
     found: set[str] = set()
-    waiting = list(starts)
+    waiting = set(starts)
     while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting += IMPORTS.get(name, ())
+        found |= waiting
+        waiting = {other for name in waiting for other in IMPORTS.get(name, ())} - found
     return found
 
 
 def test_the_rooms_are_there() -> None:
     assert set(TRIO) | {"predict", "study"} == TOP
     assert {room_of(name) for name in SUPPORT} == {*BELOW, ""}
-    assert any(room_of(name) == "data" for name in IMPORTS["dataset"] & SUPPORT), "the trees say what they import"
 
 
 @pytest.mark.parametrize(("files", "most"), BUDGETS.items())
@@ -111,17 +105,9 @@ def test_who_stands_on_a_room_comes_through_its_doors(name) -> None:
     assert not {module for module in inside & SUPPORT if room_of(module) and module.count(".") > 1}
 
 
-@pytest.mark.parametrize("name", ["dataset", "model", "plot"])
-def test_data_networks_and_figures_do_not_know_one_another(name) -> None:
-    assert not IMPORTS[name] & TOP
-
-
-def test_the_recipe_knows_the_story_and_no_command() -> None:
-    assert IMPORTS["main"] & TOP == {"dataset", "model", "plot"}
-
-
-def test_no_room_is_called_after_nothing() -> None:
-    assert not {name.rpartition(".")[2] for name in SOURCES} & {"utils", "util", "helpers", "misc", "common", "tools"}
+def test_the_parts_of_the_story_do_not_know_one_another_and_the_recipe_knows_no_command() -> None:
+    known = {name: IMPORTS[name] & TOP for name in TRIO}
+    assert known == {"dataset": set(), "model": set(), "plot": set(), "main": {"dataset", "model", "plot"}}
 
 
 @pytest.mark.parametrize("name", ["plot", "support.data", "support.run", "support.figures"])
@@ -129,32 +115,10 @@ def test_these_do_without_torch(name) -> None:
     assert not reached(name) & {"torch", "torchvision"}
 
 
-def test_the_trio_stays_on_seven_packages() -> None:
+def test_the_trio_stays_on_six_packages() -> None:
     """scipy, of which an import takes a third of a second, is for predict.py and study.py only."""
     packages = reached(*TRIO) - SOURCES.keys() - sys.stdlib_module_names
     assert packages == {"torch", "numpy", "matplotlib", "PIL", "tqdm", "filelock"}
-
-
-@pytest.mark.parametrize("name", TRIO)
-def test_no_function_of_the_story_takes_more_than_five_parameters(name) -> None:
-    functions = [node for node in SOURCES[name].body if isinstance(node, ast.FunctionDef)]
-    assert functions
-    for function in functions:
-        given = function.args
-        parameters = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
-        assert len([one for one in parameters if one]) <= MAX_PARAMETERS, function.name
-
-
-@pytest.mark.parametrize("name", sorted(SOURCES.keys() - {"support"}))
-def test_each_file_opens_with_what_it_is(name) -> None:
-    assert ast.get_docstring(SOURCES[name])
-
-
-@pytest.mark.parametrize("name", TRIO)
-def test_public_functions_of_the_story_say_what_they_take_and_return(name) -> None:
-    for function in (node for node in SOURCES[name].body if isinstance(node, ast.FunctionDef)):
-        hints = [argument.annotation for argument in (*function.args.args, *function.args.kwonlyargs)]
-        assert all([*hints, function.returns]), function.name
 
 
 def test_no_module_hides_a_package_that_is_installed() -> None:

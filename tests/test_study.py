@@ -5,7 +5,6 @@ import shlex
 import signal
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,48 +13,32 @@ import dataset
 import main
 import study
 from support.run import read_history
-from support.study.jobs import run_jobs
-
-ROOT = Path(study.__file__).parent
-NORMS = [f"{kind}_norm_{layer}" for kind in ("gradient", "weight") for layer in ("c1", "c3", "c5", "f6", "f7")]
-
-
-def folders(folder, data):
-    return f"--data-dir {data} --output-dir {folder}/out --checkpoint-dir {folder}/checkpoints".split()
+from support.study import jobs
+from support.terminal import UserError
 
 
 def run_study(monkeypatch, *argv):
     """The command in this process; its exit status."""
     monkeypatch.setattr(sys, "argv", ["study.py", *argv])
-    try:
-        return study.command()
-    except SystemExit as stop:
-        return stop.code
+    return study.command()
 
 
-@pytest.fixture(scope="module")
-def histories(small, tmp_path_factory):
-    """Two epochs of one augmented run without and with the study's measurements."""
-    found = []
-    for callback in (main.Callback(), study.StudyCallback(augment=True)):
-        folder = tmp_path_factory.mktemp("runs")
+def test_a_run_of_the_study_is_main_pys_own_and_measures_at_its_start_each_epoch_and_its_end(small, tmp_path):
+    def train(folder, callback):
         told = {"data_dir": small, "output_dir": folder, "checkpoint_dir": folder, "threads": 1}
-        found.append(main.run(main.Settings("lenet_bn", augment=True, epochs=2, **told), callback))
-    return found
+        return main.run(main.Settings("lenet_bn", augment=True, epochs=2, **told), callback)
 
-
-def test_measuring_does_not_change_the_run(histories):
-    plain, observed = histories
+    plain, observed = train(tmp_path / "a", main.Callback()), train(tmp_path / "b", study.StudyCallback(augment=True))
     assert all(observed[metric] == plain[metric] for metric in plain if metric not in ("seconds", "digest"))
-
-
-def test_everything_is_measured_before_the_first_epoch_and_after_each_and_at_the_end(histories):
-    losses = [f"{kind}_train_{metric}" for kind in ("clean", "augmented") for metric in ("loss", "accuracy")]
-    for name in [*losses, *NORMS]:
-        assert len(histories[1][name]) == 2
-        assert all(value > 0 for value in [*histories[1][name], histories[1][f"initial_{name}"]])
+    each = [f"{kind}_train_{metric}" for kind in ("clean", "augmented") for metric in ("loss", "accuracy")]
+    each += [f"{kind}_norm_{layer}" for kind in ("gradient", "weight") for layer in ("c1", "c3", "c5", "f6", "f7")]
+    for name in each:
+        assert len(observed[name]) == 2
+        assert all(value > 0 for value in [*observed[name], observed[f"initial_{name}"]])
     moves = [f"shift{pixels}" for pixels in (1, 2, 3, 4)] + [f"turn{degrees}" for degrees in (5, 10, 15, 20, 25)]
-    assert all(0 <= histories[1][f"accuracy_{move}"] <= 1 for move in moves)
+    assert all(0 <= observed[f"accuracy_{move}"] <= 1 for move in moves)
+    with pytest.raises(UserError, match="is of another run: clean_train_loss"):
+        train(tmp_path / "a", study.StudyCallback(augment=True))
 
 
 def test_norms_are_those_of_the_mean_loss_in_training_mode(train_set):
@@ -83,14 +66,11 @@ def test_the_augmented_images_are_the_same_in_all_runs_and_no_draw_of_the_run(sa
     assert not torch.equal(augmented.images, one.images)
 
 
-@pytest.mark.parametrize(("right", "down"), [(3, 0), (-2, 0), (0, 4), (0, -1)])
-def test_digits_are_shifted_by_whole_pixels(test_set, right, down):
+def test_digits_are_shifted_by_whole_pixels_and_turned_counter_clockwise(test_set):
     padded = torch.nn.functional.pad(test_set.images, (4, 4, 4, 4))
-    expected = torch.roll(padded, (down, right), (1, 2))[:, 4:-4, 4:-4]
-    assert torch.equal(study.moved(test_set, 0, right, down).images, expected)
-
-
-def test_digits_are_turned_counter_clockwise(test_set):
+    for right, down in ((3, 0), (-2, 4)):
+        expected = torch.roll(padded, (down, right), (1, 2))[:, 4:-4, 4:-4]
+        assert torch.equal(study.moved(test_set, 0, right, down).images, expected)
     turned = study.moved(test_set, 90, 0, 0).images
     assert (turned.int() - torch.rot90(test_set.images, 1, (1, 2)).int()).abs().max() <= 1
 
@@ -111,7 +91,8 @@ def test_a_move_is_measured_in_all_directions(test_set):
 
 
 def test_the_lines_train_their_runs_and_what_is_finished_is_not_trained_again(small, tmp_path, monkeypatch, capsys):
-    assert run_study(monkeypatch, "--list", "--epochs", "1", "--seeds", "2", *folders(tmp_path, small)) == 0
+    folders = f"--data-dir {small} --output-dir {tmp_path}/out --checkpoint-dir {tmp_path}/checkpoints".split()
+    assert run_study(monkeypatch, "--list", "--epochs", "1", "--seeds", "2", *folders) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(set(lines)) == 12
     program, name, *argv = shlex.split(lines[10])
@@ -125,13 +106,6 @@ def test_the_lines_train_their_runs_and_what_is_finished_is_not_trained_again(sm
     assert not run_study(monkeypatch, *argv)
     assert "is finished" in capsys.readouterr().out
     assert path.read_bytes() == before
-
-
-def test_a_run_of_that_name_by_main_py_is_another_run(small, tmp_path, monkeypatch, capsys):
-    argv = ["--model", "mlp", "--epochs", "1", *folders(tmp_path, small)]
-    main.main(argv)
-    assert run_study(monkeypatch, "--run", *argv) == 2
-    assert "is of another run: clean_train_loss" in capsys.readouterr().err
 
 
 def test_a_run_that_fails_says_why_and_the_others_go_on(tmp_path, monkeypatch, capsys):
@@ -148,26 +122,13 @@ def test_a_run_that_fails_says_why_and_the_others_go_on(tmp_path, monkeypatch, c
     assert lines[2:] == ["mlp_augment_seed0: status 1: error: the reason", "mlp_seed0: finished"]
 
 
-WAITING = f"import runpy, time; runpy.run_path({str(ROOT / 'support/study/jobs.py')!r})['end_with_parent']()\n"
-WAITING += "try: print('started', flush=True); time.sleep(60)\nfinally: print('interrupted', flush=True)"
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_no_command_outlives_the_one_that_started_it(tmp_path, number):
-    """Two run when it ends, the third must not begin."""
-    logs = [tmp_path / f"{name}.log" for name in "abc"]
-    code = f"import signal; signal.signal(signal.SIGTERM, signal.default_int_handler)\n{WAITING}"
-    child = os.fork()
-    if not child:
-        try:
-            run_jobs({log: [sys.executable, "-c", code] for log in logs}, 2, lambda log, problem: None)
-        finally:
-            os._exit(1)
-    wait_for(lambda: all(log.exists() and "started" in log.read_text() for log in logs[:2]))
-    os.kill(child, number)
-    os.waitpid(child, 0)
-    wait_for(lambda: all("interrupted" in log.read_text() for log in logs[:2]))
-    assert not logs[2].exists()
+WAITING = f"""
+import runpy, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("interrupted"))
+runpy.run_path({jobs.__file__!r})["end_with_parent"]()
+print("started", flush=True)
+time.sleep(60)
+"""
 
 
 def wait_for(condition):
@@ -175,3 +136,20 @@ def wait_for(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_command_outlives_the_one_that_started_it(tmp_path, number):
+    """Two run when it ends, the third must not begin."""
+    logs = [tmp_path / f"{name}.log" for name in "abc"]
+    child = os.fork()
+    if not child:
+        try:
+            jobs.run_jobs({log: [sys.executable, "-c", WAITING] for log in logs}, 2, lambda log, problem: None)
+        finally:
+            os._exit(1)
+    wait_for(lambda: all(log.exists() and "started" in log.read_text() for log in logs[:2]))
+    os.kill(child, number)
+    os.waitpid(child, 0)
+    wait_for(lambda: all("interrupted" in log.read_text() for log in logs[:2]))
+    assert not logs[2].exists()

@@ -61,8 +61,9 @@ def process_group(device: torch.device) -> Iterator[None]:
     if not dist.is_torchelastic_launched():  # not RANK: a scheduler may set it for a process that is alone
         yield
         return
-    if device.type == "cpu":
-        use_batch_scheduling()
+    if device.type == "cpu" and hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        # sched(7): a woken gloo thread then does not preempt a running one, which cost 2 to 3 ms a step on two cores
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
@@ -70,37 +71,27 @@ def process_group(device: torch.device) -> Iterator[None]:
     except (RuntimeError, KeyboardInterrupt) as error:
         lost = isinstance(error, dist.DistError) or "gloo" in str(error)
         ended = not is_main() and error.args == (signal.SIGTERM,)  # by torchrun; the main process says so itself
-        if (lost or ended) and rank() < 2:
+        if not lost and not ended:
+            raise
+        if rank() < 2:
             warn("the processes of this run have ended; the same command with --resume goes on", "error")
-        if lost:
-            raise SystemExit(1) from None
-        raise
+        raise SystemExit(1) from None
     finally:
         dist.destroy_process_group()
 
 
-def use_batch_scheduling() -> None:
-    """Schedule new threads as SCHED_BATCH, so that a woken gloo thread does not preempt a running one.
-
-    Two processes on two cores else lose 2 to 3 ms in each step. See sched(7); only Linux has it.
-    """
-    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-
-
 def main_decides(action: Callable[[], Result]) -> Result:
     """What the main process's action gives, for all. Where it fails the others leave without a word: it says why."""
-    told: list[Any] = [None]
+    told: list[list[Result]] = [[]]
     try:
         if is_main():
-            told = [(action(),)]
+            told[0].append(action())
     finally:
         if dist.is_initialized():
             dist.broadcast_object_list(told)
-    if told[0] is None:
+    if not told[0]:
         raise SystemExit(2)
-    result: Result = told[0][0]
-    return result
+    return told[0][0]
 
 
 class Batches:
@@ -119,15 +110,14 @@ class Batches:
         return math.ceil(len(self.dataset) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        share = self.batch_size // world_size()
         order = self.order()
-        mine = order[rank() :: world_size()]
+        mine, left = order[rank() :: world_size()], len(order)
+        share = self.batch_size // world_size()
         for indices in mine.split(max(1, IMAGES_AT_ONCE // share) * share):
             images, labels = self.dataset[indices]
             for batch in zip(images.split(share), labels.split(share), strict=True):
-                here, everywhere = len(batch[1]), min(self.batch_size, len(order))
-                self.part = here / everywhere
-                order = order[everywhere:]
+                self.part = len(batch[1]) / min(self.batch_size, left)
+                left -= self.batch_size
                 yield batch
 
     def order(self) -> Tensor:
@@ -172,13 +162,12 @@ def _add_weighted(batches: Batches, bucket: dist.GradBucket) -> torch.futures.Fu
 
 def all_reduce_mean(losses: list[Tensor], correct: list[Tensor], count: int) -> tuple[float, float]:
     """Mean loss and accuracy of sums over batches, `count` images in this process. Waits for the device."""
-    totals = torch.stack([torch.stack(losses).sum(), torch.stack(correct).sum().float()])
+    sums = torch.stack(losses).sum(), torch.stack(correct).sum().float(), losses[0].new_tensor(count)
+    totals = torch.stack(sums)
     if dist.is_initialized():
-        totals = torch.cat([totals, totals.new_tensor([count])])
         dist.all_reduce(totals)
-        count = int(totals[2])
-    loss, right = totals[:2].tolist()
-    return loss / count, right / count
+    loss, right, images = totals.tolist()
+    return loss / images, right / images
 
 
 def shard(count: int) -> range:

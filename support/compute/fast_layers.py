@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from support.compute.layer_table import operations
 
-with torch.device("meta"):  # where no values are drawn
-    PLAIN = {"c1": nn.Conv2d(1, 6, 5), "s2": nn.MaxPool2d(2), "c3": nn.Conv2d(6, 16, 5), "c5": nn.Conv2d(16, 120, 5)}
+# without initial values: drawing them would move the random generator of whoever imports this
+C1, C3, C5 = (nn.utils.skip_init(nn.Conv2d, *sizes) for sizes in ((1, 6, 5), (6, 16, 5), (16, 120, 5)))
+PLAIN = {"c1": C1, "s2": nn.MaxPool2d(2), "c3": C3, "c5": C5}
 
 
 @contextmanager
@@ -40,21 +41,18 @@ def fast_layers_in(*networks: nn.Module) -> Iterator[None]:
 
 def _is_lenet(network: nn.Module) -> bool:
     """Whether the layers are the plain ones, and `forward` hands all that C1 returns to S2, and S2 nothing else."""
-    if not all(_is_like(getattr(network, name, None), plain) for name, plain in PLAIN.items()):
+    layers = dict(network.named_children())
+    if any(name not in layers or _made_of(layers[name]) != _made_of(plain) for name, plain in PLAIN.items()):
         return False
     calls = operations(network)
     users = {user for call in calls if call.target == "0.c1" for user in call.users}
     return bool(users) and users == {call for call in calls if call.target == "0.s2"}
 
 
-def _is_like(layer: object, plain: nn.Module) -> bool:
-    """Whether all that makes a layer, hooks among it, equals the plain layer's, but for the parameters' values."""
-    if type(layer) is not type(plain) or vars(layer).keys() != vars(plain).keys():
-        return False
-    ours, theirs = ([(k, type(p), p.shape) for k, p in each.named_parameters()] for each in (layer, plain))
-    rest = vars(plain).keys() - {"_parameters", "training"}
-    on_cpu = all(parameter.is_cpu for parameter in layer.parameters())
-    return on_cpu and ours == theirs and all(vars(layer)[key] == vars(plain)[key] for key in rest)
+def _made_of(layer: nn.Module) -> tuple[object, ...]:
+    """All that makes a layer, hooks among it, but for the parameters' values and the mode."""
+    parameters = [(name, type(each), each.shape, each.device) for name, each in layer.named_parameters()]
+    return type(layer), parameters, {key: vars(layer)[key] for key in vars(layer).keys() - {"_parameters", "training"}}
 
 
 def _fits(images: Tensor, *shape: int) -> bool:

@@ -59,13 +59,11 @@ def check_logits(network: nn.Module, shape: tuple[int, ...], classes: int) -> No
 
 def operations(network: nn.Module) -> list[fx.Node]:
     """What nn.Sequential(network) calls in training and in evaluation mode; nothing where torch.fx cannot follow it."""
-    nodes: list[fx.Node] = []
-    for training in (True, False):
-        try:
-            nodes += fx.Tracer().trace(nn.Sequential(copy.deepcopy(network)).train(training)).nodes
-        except Exception:  # whatever the code of `forward` raises when it gets no tensors, as in `if x.sum() > 0`
-            return []
-    return [node for node in nodes if node.op not in ("placeholder", "output")]
+    try:
+        graphs = [fx.Tracer().trace(nn.Sequential(copy.deepcopy(network)).train(mode)) for mode in (True, False)]
+    except Exception:  # whatever the code of `forward` raises when it gets no tensors, as in `if x.sum() > 0`
+        return []
+    return [node for graph in graphs for node in graph.nodes if node.op not in ("placeholder", "output")]
 
 
 @torch.no_grad()

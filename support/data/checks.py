@@ -25,7 +25,7 @@ def data_warnings(train_set: Any, test_set: Any, test_name: str = "test") -> lis
 
 
 def _problems(images: np.ndarray) -> list[str]:
-    """What is unlike MNIST about images, which are light, up to 255, on dark."""
+    """In what images differ from MNIST's, which are light, up to 255, on dark: a phrase each."""
     darkest, lightest = images.min((1, 2)), images.max((1, 2))
     rim = (images[:, [0, -1]].mean() + images[:, :, [0, -1]].mean()) / 2
     found = []

@@ -1,4 +1,4 @@
-"""Where the data lie; opening them, unpacked; and what a file is that is none of them. Knows nothing of pixels."""
+"""Finding the data, opening them, unpacked, and naming files that are something else. Knows nothing of pixels."""
 
 import bz2
 import gzip
@@ -28,7 +28,7 @@ _PAIRS += [
 ]
 _EXPECTED = "train.tar and test.tar (or .tar.gz, .tgz, .tar.bz2), folders train and test, or MNIST's four IDX files"
 LINES = 'README.md makes a tar of arrays in five lines, under "Your own data"'
-_KINDS = {  # how a file begins, and what it then is
+_KINDS = {  # the first bytes of a file, as a pattern, and what it is
     rb"\xff\xd8\xff": "a JPEG",
     rb"\x89PNG\r\n\x1a\n": "a PNG",
     rb"GIF8[79]a|BM.{4}\0{4}|II\*\0|MM\0\*|RIFF.{4}WEBP": "a GIF, BMP, TIFF or WebP picture",
@@ -50,7 +50,7 @@ class DataError(UserError):
 
 
 class Source(NamedTuple):
-    """Absolute paths: of what `read_images` takes, and of the folder. found: what was taken, to be printed."""
+    """Absolute paths: two that `read_images` takes, and their folder. found: which they are, in words to be printed."""
 
     train: Path
     test: Path
@@ -80,7 +80,7 @@ def find_data(data_dir: str | Path | None = None) -> Source:
 
 
 def _look(folder: Path, without: Collection[Path] = ()) -> tuple[list[Source], list[Path]]:
-    """The data that lie in a folder, the preferred kind first; and what is missing of those that are there in part."""
+    """The pairs of training and test data in a folder, the preferred kind first; and the missing halves of others."""
     whole, missing = [], []
     home = folder.parent if folder.name == "raw" else folder  # torchvision's FashionMNIST/raw
     for train, test in ((folder / one, folder / other) for one, other in _PAIRS):

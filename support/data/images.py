@@ -154,7 +154,7 @@ def _folder(top: Path) -> Iterator[tuple[str, bytes | None]]:
 def _archive(content: Any) -> Iterator[tuple[str, bytes | None]]:
     """Path and content of each file of a tar, USTAR, GNU or pax; None for what is no image. Raises ValueError.
 
-    tarfile parses the headers. Its TarFile takes a damaged one for the end, and a pax header in time by its square.
+    tarfile parses the headers. Its TarFile takes a damaged one for the end, and a pax header in quadratic time.
     """
     position, left, path_of_next = 0, 0, ""
     while any(header := content.read(tarfile.BLOCKSIZE)):
@@ -166,7 +166,7 @@ def _archive(content: Any) -> Iterator[tuple[str, bytes | None]]:
         is_image = member.type in _FILES and not _NO_IMAGE.fullmatch(path)
         if member.type not in _FILES + _FOLDERS + _ABOUT_NEXT:
             raise ValueError(f"{path[-100:]!r} is a link, a device or sparse; expected a regular file")
-        size = 0 if member.type == tarfile.DIRTYPE else member.size  # of a folder it is room for its entries
+        size = 0 if member.type == tarfile.DIRTYPE else member.size  # a folder's is room for its entries
         left = size + -size % tarfile.BLOCKSIZE
         position += tarfile.BLOCKSIZE + left
         if size < 0 or position > MAX_BYTES or ((is_image or is_about_next) and size > MAX_MEMBER):

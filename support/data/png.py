@@ -22,8 +22,8 @@ _PASSES = {0: ((SIZE, SIZE),), 1: ((4, 4), (3, 4), (7, 3), (7, 7), (14, 7), (14,
 def scanlines(data: bytes) -> bytes:
     """The 28 lines of a PNG below a blank one, each behind its filter type. Raises ValueError.
 
-    Unlike Pillow it checks every checksum and the number of pixels. A blank line is what the specification takes to be
-    above the first: images can then stand below one another.
+    Unlike Pillow it checks every checksum and the number of pixels. A line is filtered against the one above, the first
+    against a blank one: with that line, images can be decoded as one, below one another.
     """
     chunks: list[bytes] = []  # kind and content of each
     start = len(SIGNATURE) if data.startswith(SIGNATURE) else len(data)
@@ -65,7 +65,7 @@ def _by_pillow(chunks: list[bytes]) -> np.ndarray:
         image = Image.open(io.BytesIO(SIGNATURE + b"".join(parts)), formats=["PNG"])
         pixels = np.asarray(image.convert("RGBA"))
     except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"is a damaged PNG: {error}") from None
+        raise ValueError(f"is a damaged PNG: {str(error).partition(' <')[0]}") from None  # without '<_io.BytesIO ...'
     if pixels[..., 3].min() < 255 or (pixels[..., :3] != pixels[..., :1]).any():
         raise ValueError(f"is coloured or transparent, of mode {image.mode}; expected 8-bit grayscale, opaque")
     return pixels[..., 0]

@@ -37,7 +37,6 @@ STYLE: dict[str, Any] = {
     "axes.grid": True,
     "grid.color": "#e6e6e6",
     "lines.markersize": 4,
-    "text.parse_math": False,  # a dollar sign in the name of a folder is a dollar sign
 }
 # Colours of Okabe and Ito, "Color Universal Design", 2008: told apart with every kind of colour vision. Line styles and
 # markers say the same again, for print without colour.
@@ -53,7 +52,7 @@ OTHER_COLORS, OTHER_MARKERS = ("#e69f00", "#56b4e9", "#0072b2", "#d55e00"), "DvP
 PALE, BAND = "#b0b0b0", 0.2  # colour of what stands back; opacity of a band
 SMALL = 8  # points; text inside of a picture
 PANEL = (5.6, 4.2)  # inches, width and height of one panel of curves
-# Drawn in place of 0, which a logarithmic axis lacks: less than 1 of 60,000 images; the least of float32's losses.
+# Drawn in place of 0, which a logarithmic axis lacks: less than 1 of 60,000 images; float32's least loss above 0.
 ERROR_FLOOR, LOSS_FLOOR = 1e-5, 2.0**-24
 
 
@@ -78,7 +77,8 @@ def readable(name: str) -> str:
     """A name as a figure can show it: in one line, not too long."""
     text = printable(name)
     most = 40 if text.isascii() else 20  # a Korean or Chinese letter is as wide as two
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    short = text if len(text) <= most else f"{text[: most - 1]}…"
+    return short.replace("$", r"\$")  # matplotlib would read what stands between two of them as a formula
 
 
 def figure_name(model: str, augment: bool) -> str:
@@ -193,9 +193,9 @@ def label_ends(panels: list[tuple[Axes, list[Curve]]]) -> None:
 
 
 def spread(wanted: Sequence[float], gap: float) -> np.ndarray:
-    """Heights at least `gap` apart, within 0 to 1 if they fit; the farthest from its wanted one is as near as can be.
+    """Heights at least `gap` apart, within 0 to 1 if they fit, such that the largest move away from `wanted` is least.
 
-    Less i * gap, the i-th must only not fall: isotonic regression in the maximum norm, the middle of running extremes.
+    Isotonic regression, in the maximum norm, of the sorted heights less i * gap: the mean of both running extremes.
     """
     order, steps = np.argsort(wanted, kind="stable"), np.arange(len(wanted)) * gap
     level = np.asarray(wanted)[order] - steps

@@ -41,9 +41,9 @@ def group_by(runs: Iterable[Run], key: Callable[[Run], Any]) -> dict[Any, list[R
 
 
 def curves_of(runs: list[Run]) -> dict[str, list[History]]:
-    """The runs of each curve, by its label: model and augmentation, and what else in its name not all runs have.
+    """The runs of each curve, by its label: model and augmentation, and other words of its name that not all runs have.
 
-    They share all settings but the seed, as text: histories are edited by hand and come from other versions.
+    Runs of one curve share all settings but the seed, compared as text: histories may be edited, or of other versions.
     """
     curves: dict[str, list[History]] = {}
     shared = [name for name in (*SETTINGS, *RECIPE, "parameters", "train_sha256", "test_sha256") if name != "seed"]
@@ -57,6 +57,6 @@ def curves_of(runs: list[Run]) -> dict[str, list[History]]:
 
 
 def words_of(history: History) -> list[str]:
-    """Of its name, which says in what a run differs from the defaults, what model, augmentation and seed do not say."""
+    """The words of a run's name besides model, augmentation and seed: what else differs from the defaults."""
     name = re.sub(r"_seed\d+$", "", history["name"]).removeprefix(history["model"])
     return list(filter(None, name.removeprefix("_augment" * history["augment"]).strip("-").split("_")))

@@ -13,11 +13,12 @@ from support.study import results
 from support.study.results import AUGMENTED, MLP, NORMALIZED, PLAIN, Difference, Groups, Run, Values
 from support.study.statistics import ALPHA
 
+UNITS = {"accuracy": "percentage points: right is better", "loss": "nats: left is better"}
 COLORS = {True: "#0072b2", False: "#7f7f7f"}  # of a significant difference, and of one that is not
-CURVES = {  # of accuracy, by the beginnings of their names in the history
+CURVES = {  # of accuracy: label and style, by what stands before `_accuracy` in the history
     "train": ("train, as the epoch runs", figures.TRAIN),
     "augmented_train": ("train, weights as in test", {"color": "#e69f00", "linestyle": ":", "marker": "D"}),
-    "clean_train": ("the same, not augmented", {"color": "#56b4e9", "linestyle": "-.", "marker": "^"}),
+    "clean_train": ("train, weights as in test, not augmented", figures.CLEAN),
     "test": ("test", figures.TEST),
 }
 
@@ -31,22 +32,21 @@ def draw_differences(found: list[Difference]) -> Figure:
     figure = Figure((12.5, 6.2))
     panels = figure.subplots(2, 2, sharey="row", height_ratios=(6, 2))
     for row, of_mlp in zip(panels, (False, True), strict=True):
-        for axes, metric in zip(row, results.OF_IMAGES, strict=True):
+        for axes, (metric, unit) in zip(row, UNITS.items(), strict=True):
             draw_forest(axes, [one for one in found if one.metric == metric and ("MLP" in one.name) == of_mlp])
-    for axes, metric, unit in zip(panels.T, results.OF_IMAGES, ("percentage points", "nats"), strict=True):
-        axes[0].set_title(f"Difference in test {metric} after the last epoch, {len(found[0].values)} seeds")
-        axes[1].set_xlabel(unit)
+            axes.set_xlabel(f"difference in test {metric} after the last epoch, {unit}")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     words = []
     for part in ("augmentation", "batch normalization"):
-        some = [one.holm < ALPHA for one in found if one.metric == "accuracy" and one.name.startswith(part)]
-        words.append(f"with {part} in {sum(some)} of {len(some)} comparisons")
-    set_title(figure, f"Accuracy differs significantly {', '.join(words)}")
+        some = [one for one in found if one.metric == "accuracy" and one.name.startswith(part)]
+        better = sum(one.holm < ALPHA and one.paired[0] > 0 for one in some)
+        words.append(f"with {part} in {better} of {len(some)} comparisons")
+    set_title(figure, f"Test accuracy is significantly higher {', '.join(words)}")
     return figure
 
 
 def draw_forest(axes: Axes, found: list[Difference]) -> None:
-    axes.use_sticky_edges = False  # of bars, which would end where the axes do
+    axes.use_sticky_edges = False  # else the axes end where the bars do
     for row, one in enumerate(found):
         factor, color = 100 if one.metric == "accuracy" else 1, COLORS[one.holm < ALPHA]
         value, low, high = (factor * number for number in one.paired[:3])
@@ -56,10 +56,9 @@ def draw_forest(axes: Axes, found: list[Difference]) -> None:
     for significant, words in {True: "significant (Holm p < 0.05)", False: "not significant"}.items():
         axes.errorbar([], [], xerr=[], fmt="o", color=COLORS[significant], capsize=3, label=f"95 % CI, {words}")
     axes.fill_between([], [], [], color=figures.PALE, label="95 % CI, test images resampled")
-    axes.plot([], [], ".", color=figures.PALE, label="one seed")
+    axes.plot([], [], ".", color=figures.PALE, label=f"one of {len(found[0].values)} seeds")
     axes.axvline(0, color="#404040", linewidth=0.8)
-    axes.set_yticks(range(len(found)), [one.name for one in found])
-    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.set(yticks=range(len(found)), yticklabels=[one.name for one in found], ylim=(len(found) - 0.5, -0.5))
     axes.grid(False, axis="y")
 
 
@@ -102,7 +101,9 @@ def draw_gradients(groups: Groups) -> Figure:
     for when, epoch in (("before training", 0), ("at the end", -1)):
         ratios = [gmean(results.gradient_ratio(groups, layer)[:, epoch]) for layer in layers]
         words.append(f"{times(ratios)} {when}")
-    set_title(figure, f"Batch normalization: gradients {', '.join(words)}", note_of(groups))
+    set_title(
+        figure, f"Batch normalization: gradients {', '.join(words)}", f"W: weights, g: gradient; {note_of(groups)}"
+    )
     figures.label_ends(panels)
     return figure
 

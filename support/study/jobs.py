@@ -20,7 +20,7 @@ PIPE = "STUDY_STDIN_IS_PIPE"  # set for a command, since any program may have an
 
 
 def run_jobs(commands: dict[Path, list[str]], side_by_side: int, ended: Callable[[Path, str], None]) -> None:
-    """Run all commands, at most so many at once, each with the log that it is named by; standard output is added to it.
+    """Run all commands, at most `side_by_side` at once; each is named by its log, to which its output is appended.
 
     `ended(log, problem)` is called when one has ended, with an empty problem if it succeeded. Whatever interrupts this
     function interrupts the commands, too, and waits for them.

@@ -19,14 +19,14 @@ from support.terminal import UserError, printable
 
 Configuration = tuple[str, bool]  # model, augmentation
 Groups = dict[Configuration, list[Run]]  # the runs of each: of the same seeds, in their order
-Terms = dict[Configuration, int]  # what is added and subtracted
+Terms = dict[Configuration, int]  # the weights of a sum over configurations
 Values = Callable[[list[Run]], np.ndarray]  # a number of each run
 
 PLAIN, AUGMENTED, NORMALIZED, BOTH = ("lenet", False), ("lenet", True), ("lenet_bn", False), ("lenet_bn", True)
 MLP, MLP_AUGMENTED = ("mlp", False), ("mlp", True)
 CONFIGURATIONS = (PLAIN, AUGMENTED, NORMALIZED, BOTH, MLP, MLP_AUGMENTED)
-MARGIN = 0.0005  # of accuracy, 0.05 points: 5 of 10,000 test images; less of a difference is taken for none
-OF_IMAGES: dict[str, Callable[[Run], np.ndarray]] = {  # what a metric is the mean of: (test images,)
+MARGIN = 0.0005  # of accuracy, 0.05 points: 5 of 10,000 test images; a smaller difference counts as none
+OF_IMAGES: dict[str, Callable[[Run], np.ndarray]] = {  # its values, whose mean it is: (test images,)
     "accuracy": lambda run: run.arrays["predictions"] == run.arrays["labels"],
     "loss": lambda run: -run.arrays["log_probability"].astype(np.float32),
 }
@@ -80,7 +80,7 @@ def is_recipe(name: str, value: object) -> bool:
 
 
 def stack(group: list[Run], name: str) -> np.ndarray:
-    """That list or number of each run: (seeds, epochs) or (seeds,)."""
+    """A field of all runs: (seeds, epochs) of a list, (seeds,) of a number."""
     return np.array([run.history[name] for run in group], dtype=float)
 
 
@@ -90,12 +90,12 @@ def last(group: list[Run], metric: str) -> np.ndarray:
 
 
 def paired(groups: Groups, terms: Terms, values: Values) -> np.ndarray:
-    """Of each seed, the sum of `values` with the weights of `terms`: (seeds,)."""
+    """The sum of `values` over configurations, weighted by `terms`, for each seed: (seeds,)."""
     return np.sum([weight * values(groups[key]) for key, weight in terms.items()], axis=0)
 
 
 class Difference(NamedTuple):
-    """What was measured of a comparison."""
+    """A comparison in one metric, with its intervals and p value."""
 
     name: str  # in COMPARISONS
     metric: str

@@ -21,7 +21,7 @@ class Estimate(NamedTuple):
 
 
 def mean_interval(values: np.ndarray) -> Estimate:
-    """Student's t for the mean of two values or more; values that are all equal leave no doubt."""
+    """Student's t for the mean of two values or more; of equal values the interval is that value."""
     if np.ptp(values) == 0:
         return Estimate(values[0], values[0], values[0], float(values[0] == 0))
     found = stats.ttest_1samp(values, 0)
@@ -29,7 +29,7 @@ def mean_interval(values: np.ndarray) -> Estimate:
 
 
 def detectable(values: np.ndarray) -> float:
-    """The minimum detectable mean of values that scatter like these: significant in 80 % of such studies.
+    """The minimum detectable mean of values that scatter like these: p < ALPHA, not adjusted, in 80 % of such studies.
 
     The sum of two quantiles of Student's t approximates it, for ten values to 0.5 %.
     """
