@@ -1,9 +1,9 @@
 """Pictures of handwritten digits as people take them, painted from MNIST's digits: on paper, in cells, on lines, ...
 
-`paint(kind, digit, label, draw)` gives a picture file. For photographs each digit's strokes are thickened or thinned,
-turned, enlarged and painted in some colour on paper of another, under uneven light, with a sensor's noise; for drawings
-of a mouse or a tablet they are drawn anew along their middle. A kind is a function below that adds what stands around
-the digit; `KINDS` names them. It knows nothing of how pictures are read.
+`KINDS[kind](digit, label, draw)` gives a picture file of a uint8 (28, 28) digit, white on black. For photographs each
+digit's strokes are thickened or thinned, turned, enlarged and painted in some colour on paper of another, under uneven
+light, with a sensor's noise; for drawings of a mouse or a tablet they are drawn anew along their middle. A kind is a
+function below that adds what stands around the digit. It knows nothing of how pictures are read.
 """
 
 import io
@@ -413,8 +413,3 @@ KINDS: dict[str, Callable[[np.ndarray, int, Draw], io.BytesIO]] = {
     "thin": lambda digit, label, draw: drawing(thin(digit, draw), draw),
     "footed": lambda digit, label, draw: drawing(footed(label, draw), draw),
 }
-
-
-def paint(kind: str, digit: np.ndarray, label: int, draw: Draw) -> io.BytesIO:
-    """A picture file of a uint8 (28, 28) digit, white on black, as that kind of picture shows it."""
-    return KINDS[kind](digit, label, draw)

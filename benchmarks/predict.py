@@ -24,7 +24,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.painter import KINDS, fits, paint  # noqa: E402 - the project's root is not a package
+from benchmarks.painter import KINDS, fits  # noqa: E402 - the project's root is not a package
 from dataset import MNIST  # noqa: E402
 from predict import add_weights_options, classify, find_weights, load_network, recognize  # noqa: E402
 from support import digits, files  # noqa: E402
@@ -77,7 +77,7 @@ def measure(arguments: argparse.Namespace, images: np.ndarray, labels: np.ndarra
         chosen = np.array(list(islice(possible, arguments.count)))
         answers, plain = [], []
         for i in tqdm(chosen.tolist(), leave=False, disable=None):
-            picture = Image.open(paint(kind, images[i], int(labels[i]), draw))
+            picture = Image.open(KINDS[kind](images[i], int(labels[i]), draw))
             digit, probability, doubted, cut = read(picture, network)
             answers.append((digit == labels[i], probability, doubted, cut))
             plain.append(resized(picture))

@@ -212,7 +212,7 @@ def test_painted_digits_are_found_in_each_kind_of_picture(kind):
     expected = turned(Image.fromarray(seven))
     unlike = []
     for seed in range(8):
-        glyph = found(Image.open(painter.paint(kind, seven, 7, np.random.default_rng(seed))))[0]
+        glyph = found(Image.open(painter.KINDS[kind](seven, 7, np.random.default_rng(seed))))[0]
         if kind in ("thin", "footed"):  # drawn along strokes of its own; a bar that goes beyond may be read both ways
             draw = np.random.default_rng(seed)
             strokes = painter.thin(seven, draw) if kind == "thin" else painter.footed(7, draw)

@@ -305,7 +305,7 @@ def test_benchmark_measures_each_kind_on_held_out_digits(tmp_path, monkeypatch):
     images[3:] = torch.tensor(SEVEN)
     monkeypatch.setattr(benchmark, "MNIST", lambda path: SimpleNamespace(images=images, labels=torch.full((5,), 7)))
     monkeypatch.setattr(benchmark, "HELD_OUT", 2)
-    monkeypatch.setattr(benchmark, "KINDS", ("paper", "thin"))
+    monkeypatch.setattr(benchmark, "KINDS", {kind: painter.KINDS[kind] for kind in ("paper", "thin")})
     file = tmp_path / "figures.json"
     benchmark.main(["--weights", str(WEIGHTS), "--count", "2", "--validation", "--json", str(file)])
     result = json.loads(file.read_text())
@@ -326,6 +326,6 @@ def test_warning_curve_counts_wrong_and_right_answers_that_carry_a_warning():
 
 def test_painted_pictures_are_files_of_their_own():
     for kind in painter.KINDS:
-        one, again, other = (painter.paint(kind, SEVEN, 7, np.random.default_rng(k)).getvalue() for k in (1, 1, 2))
+        one, again, other = (painter.KINDS[kind](SEVEN, 7, np.random.default_rng(k)).getvalue() for k in (1, 1, 2))
         assert one == again != other
         assert Image.open(io.BytesIO(one)).format in ("JPEG", "PNG")

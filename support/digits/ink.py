@@ -190,18 +190,12 @@ OTHER_COLOUR = 0.12  # of the lighter one
 
 def _cut_out(picture: Image.Image, mask: np.ndarray) -> Sheet:
     """The part of the picture under a mask (h, w), MIDDLE pixels large, less its edges."""
-    mask = ndimage.binary_erosion(mask)  # the edge is blurred
-    rows, columns = extent(mask)
-    across, down = picture.width / mask.shape[1], picture.height / mask.shape[0]
-    edges = columns.start * across, rows.start * down, columns.stop * across, rows.stop * down
-    left, top, right, bottom = map(round, edges)
-    pixels = _scale(picture.crop((left, top, right, bottom)), WORKING, Image.Resampling.BICUBIC)
-    inside = Image.fromarray(mask[rows, columns]).resize(pixels.size, Image.Resampling.NEAREST)
-    return Sheet(pixels, np.asarray(inside, bool), (left, top, right, bottom))
-
-
-def whole_sheet(picture: Image.Image) -> Sheet:
-    return Sheet(picture, np.ones((picture.height, picture.width), bool), (0, 0, *picture.size))
+    eroded = Image.fromarray(ndimage.binary_erosion(mask))  # the edge is blurred
+    large = eroded.resize(picture.size, Image.Resampling.NEAREST)
+    box = large.getbbox() or (0, 0, *picture.size)
+    pixels = _scale(picture.crop(box), WORKING, Image.Resampling.BICUBIC)
+    inside = large.crop(box).resize(pixels.size, Image.Resampling.NEAREST)
+    return Sheet(pixels, np.asarray(inside, bool), box)
 
 
 # --- from a sheet to its ink ------------------------------------------------------------------------------------------
@@ -468,8 +462,8 @@ def find_glyphs(picture: Image.Image) -> list[Glyph]:
     for sheet in find_sheets(picture):
         with contextlib.suppress(PictureError):
             found += glyphs_on(sheet)
-    found = found or glyphs_on(whole_sheet(picture))
-    return sorted(found, key=lambda glyph: -glyph.mass * glyph.scale**2)
+    whole = Sheet(picture, np.ones((picture.height, picture.width), bool), (0, 0, *picture.size))
+    return sorted(found or glyphs_on(whole), key=lambda glyph: -glyph.mass * glyph.scale**2)
 
 
 def _placed(glyph: Glyph, sheet: Sheet) -> Glyph:

@@ -42,13 +42,8 @@ class Digit:
         return normalize(self.glyph.mask)
 
     @property
-    def ranking(self) -> list[int]:
-        """The classes, the most probable first."""
-        return sorted(range(len(self.probabilities)), key=lambda digit: -self.probabilities[digit])
-
-    @property
     def digit(self) -> int:
-        return self.ranking[0]
+        return int(np.argmax(self.probabilities))
 
     @property
     def probability(self) -> float:
@@ -131,8 +126,8 @@ def as_text(reading: Reading, width: int) -> str:
         ]
     else:
         (digit,) = reading.digits
-        first, *others = digit.ranking[:3]
         shares = digit.probabilities
+        first, *others = sorted(range(len(shares)), key=lambda k: -shares[k])[:3]
         lines = [f"{first}  {shares[first]:7.2%}   then {', '.join(f'{k} {shares[k]:6.2%}' for k in others)}"]
     if reading.warnings:
         lines[-1] += f"  warning: {'; '.join(reading.warnings)}"
