@@ -1,6 +1,5 @@
 """The command: which weights it takes, what it says of pictures, and of files that are none."""
 
-import io
 import json
 import math
 import os
@@ -18,7 +17,6 @@ from PIL import Image, ImageDraw
 import dataset
 import main
 import predict
-from benchmarks import painter
 from benchmarks import predict as benchmark
 from model import MODELS
 from support import digits
@@ -54,9 +52,6 @@ def row(*digits: int, gap: int = 40) -> Image.Image:
     for position, part in enumerate(parts):
         image.paste(part, (30 + position * (200 + gap), 0))
     return image
-
-
-# --- answers ----------------------------------------------------------------------------------------------------------
 
 
 def test_probabilities_are_those_of_the_training_code(sample):
@@ -153,9 +148,6 @@ def test_what_is_too_small_beside_the_largest_is_not_left_out_silently():
     assert warnings == ["1 much smaller figure is left out"]
 
 
-# --- the figure -------------------------------------------------------------------------------------------------------
-
-
 def test_show_draws_a_row_a_file(command, tmp_path):
     name = "one $x$ 한 \N{GRINNING FACE}.png"
     drawn(1).save(name)
@@ -200,9 +192,6 @@ def test_page_is_written_without_a_picture_and_nothing_is_done_without_either(co
         assert error.startswith("error: ")
 
 
-# --- files that are no pictures ---------------------------------------------------------------------------------------
-
-
 def test_what_cannot_be_read_is_said_and_the_rest_is_read(command):
     drawn(4, size=800).save("truncated.jpg")
     os.truncate("truncated.jpg", os.path.getsize("truncated.jpg") // 2)
@@ -241,9 +230,6 @@ def test_a_fresh_clone_reads_any_name_in_any_encoding_in_a_notebook(tmp_path):
     assert len(run.stdout.splitlines()) == len(names)
     assert len(run.stderr.splitlines()) == 1, run.stderr
     assert (tmp_path / "o.png").stat().st_size > 0
-
-
-# --- weights ----------------------------------------------------------------------------------------------------------
 
 
 def test_what_the_reader_trained_goes_before_the_committed_weights(command, monkeypatch):
@@ -295,8 +281,6 @@ def test_weights_of_no_network_or_of_another_are_refused(command, changes):
     assert len(error.splitlines()) <= 2
 
 
-# --- the benchmark ----------------------------------------------------------------------------------------------------
-
 SEVEN = np.asarray(drawn(7, size=28, pen=3, paper=0, ink=255))
 
 
@@ -322,10 +306,3 @@ def test_warning_curve_counts_wrong_and_right_answers_that_carry_a_warning():
     curve = result["of_wrong_and_right"]
     assert curve["0.5"] == [0, 0.25]
     assert curve["0.9"] == pytest.approx([2 / 3, 0.5])
-
-
-def test_painted_pictures_are_files_of_their_own():
-    for kind in painter.KINDS:
-        one, again, other = (painter.paint(kind, SEVEN, 7, np.random.default_rng(k)).getvalue() for k in (1, 1, 2))
-        assert one == again != other
-        assert Image.open(io.BytesIO(one)).format in ("JPEG", "PNG")
