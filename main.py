@@ -43,6 +43,7 @@ from support.terminal import Parser, UserError, number, printable, run_command, 
 
 # The recipe, one for all networks; what may be told otherwise stands in Settings. It was chosen on the last 10,000
 # training images, held out: benchmarks/tuning.md.
+OPTIMIZER = torch.optim.SGD
 MOMENTUM = 0.9
 NESTEROV = True
 WARMUP_STEPS = 150  # a third of an epoch of MNIST, in which the learning rate climbs from 0
@@ -55,14 +56,12 @@ AUGMENT = (0.0, 1.0)  # each image at its own strength: some nearly as they are,
 
 TEST_BATCH = 1000  # only a matter of speed and memory: what is measured does not depend on it
 
+Loader = Iterable[tuple[Tensor, Tensor]]  # images (B, 1, 32, 32) and labels (B,), as a DataLoader gives them
+
 
 def option(default: Any, text: str, kind: Callable[[Any], Any] = str) -> Any:
-    """A field of Settings: what --help says of it, and what makes its value of a word or of numpy's."""
+    """A field of Settings: what --help says of it; and `kind`, which converts and checks a word or a number."""
     return field(default=default, metadata={"help": text, "kind": kind})
-
-
-def bool_or_function(value: Any) -> Any:
-    return value if callable(value) else bool(value)
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Settings:
     """
 
     model: str = option("", f"the network: {', '.join(MODELS)}")
-    augment: Any = option(False, "rotate, translate and crop the training images", bool_or_function)  # noqa: RUF009
+    augment: Any = option(False, "rotate, translate and crop the training images", bool)  # noqa: RUF009
     epochs: int = option(50, "passes over the training set", number(int, 1, 10**6))
     batch_size: int = option(128, "of all processes", number(int, 1, 10**6))
     lr: float = option(0.05, "the peak learning rate", number(float, 1e-12, 1e38))
@@ -94,11 +93,12 @@ class Settings:
             raise UserError(f"--model {printable(self.model)}: expected one of {', '.join(MODELS)}")
         history.check_name(self.model if self.name is None else self.name)
         for one in fields(self):
-            if (value := getattr(self, one.name)) is not None:
-                try:
+            value = getattr(self, one.name)
+            try:
+                if value is not None and not callable(value):  # an augmentation of one's own stays as it is
                     object.__setattr__(self, one.name, one.metadata["kind"](value))
-                except (TypeError, ValueError, OverflowError, argparse.ArgumentTypeError) as error:
-                    raise UserError(f"--{one.name.replace('_', '-')} {printable(error)}") from None
+            except (TypeError, ValueError, OverflowError, argparse.ArgumentTypeError) as error:
+                raise UserError(f"--{one.name.replace('_', '-')} {printable(error)}") from None
         if self.resume and self.restart:
             raise UserError("--resume goes on with a run, --restart throws it away: expected one of them")
 
@@ -106,21 +106,13 @@ class Settings:
 DEFAULTS = {one.name: one.default for one in fields(Settings)}
 
 
-# --- an epoch ---------------------------------------------------------------------------------------------------------
-
-
 def train(
-    network: nn.Module,
-    average: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    optimizer: Optimizer,
-    scheduler: LRScheduler,
+    network: nn.Module, average: nn.Module, batches: Loader, optimizer: Optimizer, scheduler: LRScheduler
 ) -> tuple[float, float]:
     """Train one epoch; return the mean loss (nats) and the accuracy, measured while the weights change.
 
-    batches: images (B, 1, 32, 32) and labels (B,), as a DataLoader gives them, on the network's device. average: moves
-    towards `network` at every step, see `update_average`; of a network with batch normalization it needs
-    `recalibrate_batch_norm` before it is tested. scheduler: stepped once a batch.
+    batches: on the network's device. average: moves towards `network` at every step, see `update_average`; of a network
+    with batch normalization it needs `recalibrate_batch_norm` before it is tested. scheduler: stepped once a batch.
     """
     network.train()
     losses: list[Tensor] = []
@@ -148,7 +140,7 @@ def train_step(network: nn.Module, optimizer: Optimizer, images: Tensor, labels:
     return loss.detach(), logits.detach()
 
 
-def test(network: nn.Module, data: Dataset | Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+def test(network: nn.Module, data: Dataset | Loader) -> tuple[float, float]:
     """Mean loss (nats) and accuracy in evaluation mode.
 
     data: batches as `train` takes them, or a data set of images and labels, of which each of several processes takes a
@@ -161,22 +153,19 @@ def test(network: nn.Module, data: Dataset | Iterable[tuple[Tensor, Tensor]]) ->
 
 
 @torch.no_grad()
-def predict(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def predict(network: nn.Module, batches: Loader) -> tuple[Tensor, Tensor]:
     """Logits (N, classes) in evaluation mode, and the labels (N,)."""
     with fast_layers_in(network.eval()):
         logits, labels = zip(*((network(images), labels) for images, labels in batches), strict=True)
     return torch.cat(logits), torch.cat(labels).to(logits[0].device)
 
 
-def in_order(dataset: Dataset, indices: range) -> Iterable[tuple[Tensor, Tensor]]:
+def in_order(dataset: Dataset, indices: range) -> Loader:
     """These images in their order, in batches of one size, up to TEST_BATCH: one image left over has no variance."""
     if not isinstance(dataset, MNIST):
         return DataLoader(Subset(dataset, indices), TEST_BATCH)
     batches = torch.tensor(indices).tensor_split(max(1, math.ceil(len(indices) / TEST_BATCH)))
     return (dataset[batch] for batch in batches)
-
-
-# --- what is unusual about the recipe ---------------------------------------------------------------------------------
 
 
 def learning_rate(step: float, steps: int) -> float:
@@ -215,9 +204,6 @@ def recalibrate_batch_norm(average: nn.Module, network: nn.Module, dataset: MNIS
     distributed.average_buffers(average, len(mine) / images)
 
 
-# --- a run ------------------------------------------------------------------------------------------------------------
-
-
 class Training(NamedTuple):
     """What an epoch changes, and what it reads."""
 
@@ -247,9 +233,8 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
         layers = describe(network, shape)
         check_logits(network, shape, data["classes"])
         distributed.check_batch_size(settings.batch_size, len(train_set), network)
-        told = vars(settings) | data | {"augment": bool(settings.augment)}
-        recipe = recipe_of(network, settings.augment) | data | {"device": distributed.device_name(device)}
-        record = history.new_history(told, DEFAULTS, recipe, callback.measures)
+        facts = recipe_of(network, settings.augment) | data | {"device": distributed.device_name(device)}
+        record = history.new_history(vars(settings), DEFAULTS, facts, callback.measures)
         files = checkpoint.RunFiles(record["name"], Path(settings.output_dir), Path(settings.checkpoint_dir))
         state = distributed.main_decides(
             lambda: checkpoint.open_run(stack, files, record, settings.resume, settings.restart)
@@ -263,11 +248,9 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
         if distributed.is_main():
             threads = f"{distributed.world_size()} x {torch.get_num_threads()} threads"
             print(f"{record['name']}: {record['device']}, {threads}, seed {settings.seed}\n{layers}")
-            if state:
-                print(f"going on behind epoch {history.epochs_done(record)} of {settings.epochs}")
             for warning in data_warnings(train_set, test_set, history.held_out(record)):
                 warn(warning)
-            stack.enter_context(checkpoint.saying_how_to_resume(files, record))
+            stack.enter_context(checkpoint.saying_how_to_resume())
         callback.stop = False  # it may have ended another run before
         if not state:
             record |= history.measured(record, callback.on_train_begin(training.network, training.average, train_set))
@@ -318,7 +301,7 @@ def make_training(settings: Settings, network: nn.Module, train_set: MNIST, test
     """The recipe put together, for a network that has its initial weights and lies where the data are."""
     batches = distributed.Batches(train_set, settings.batch_size, settings.seed)
     sgd: dict[str, Any] = {"momentum": MOMENTUM, "nesterov": NESTEROV, "fused": True}
-    optimizer = torch.optim.SGD(network.parameters(), settings.lr, weight_decay=settings.weight_decay, **sgd)
+    optimizer = OPTIMIZER(network.parameters(), settings.lr, weight_decay=settings.weight_decay, **sgd)
     steps = len(batches) * settings.epochs
     scheduler = LambdaLR(optimizer, lambda step: learning_rate(step + 0.5, steps))  # at the middle of each step
     average, wrapped = copy.deepcopy(network), GraphedStep(distributed.wrap(network, batches))
@@ -349,18 +332,16 @@ def train_and_test(training: Training, epoch: int, settings: Settings) -> dict[s
 
 def recipe_of(network: nn.Module, augment: Any) -> History:
     """What a history says of how, and which, network is trained."""
-    recipe: History = {"optimizer": "SGD", "momentum": MOMENTUM, "nesterov": NESTEROV, "max_grad_norm": MAX_GRAD_NORM}
-    recipe |= {"warmup_steps": WARMUP_STEPS, "max_warmup": MAX_WARMUP, "decay": DECAY}
-    recipe |= {"averaging": AVERAGING, "bn_images": BN_IMAGES, "mean": MEAN, "std": STD, "padding": PADDING}
+    recipe: History = {"augment": bool(augment), "optimizer": OPTIMIZER.__name__, "momentum": MOMENTUM}
+    recipe |= {"nesterov": NESTEROV, "max_grad_norm": MAX_GRAD_NORM, "warmup_steps": WARMUP_STEPS}
+    recipe |= {"max_warmup": MAX_WARMUP, "decay": DECAY, "averaging": AVERAGING, "bn_images": BN_IMAGES}
+    recipe |= {"mean": MEAN, "std": STD, "padding": PADDING}
     if callable(augment):
         recipe |= {"augmentation": getattr(augment, "__qualname__", repr(augment))}
     elif augment:
         recipe |= {"rotation": ROTATION, "translation": TRANSLATION, "min_crop": MIN_CROP}
         recipe |= {"augment_strength_min": AUGMENT[0], "augment_strength_max": AUGMENT[1]}
     return recipe | {"parameters": count_parameters(network), "network_sha256": checkpoint.network_sha256(network)}
-
-
-# --- what it prints and keeps -----------------------------------------------------------------------------------------
 
 
 def finish(files: checkpoint.RunFiles, training: Training, record: History, pictures: bool) -> None:
@@ -379,17 +360,15 @@ def finish(files: checkpoint.RunFiles, training: Training, record: History, pict
     checkpoint.save_checkpoint(files, training._asdict(), record)
 
 
-def restore_network(state: checkpoint.State, path: Path) -> nn.Module:
-    """The network of `checkpoint.read_weights(path)`, in evaluation mode. Raises UserError."""
+def load_network(path: Path) -> tuple[str, nn.Module]:
+    """The name of a finished run and its network, in evaluation mode, from its weights. Raises UserError."""
+    state = checkpoint.read_weights(path)
     if state["model"] not in MODELS:
         model = printable(state["model"])
         raise UserError(f"{printable(path)}: holds weights of {model}; known are {', '.join(MODELS)}")
     network = build_network(state["model"], state["classes"])
     checkpoint.restore(state, path, {"network": network})
-    return network.eval()
-
-
-# --- the command line -------------------------------------------------------------------------------------------------
+    return state["name"], network.eval()
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -417,11 +396,10 @@ def main(argv: list[str] | None = None, callback: Callback = Callback()) -> None
         if not arguments.test_only:
             run(Settings(**{name: getattr(arguments, name) for name in DEFAULTS}), callback)
             return
-        weights, source = Path(arguments.weights), find_data(arguments.data_dir)
-        state, test_set = checkpoint.read_weights(weights), MNIST(source.test)
-        device = distributed.choose_device(arguments.device)
-        loss, accuracy = test(restore_network(state, weights).to(device), test_set.to(device))
-        print(f"{printable(state['name'])} on {len(test_set):,} test images, {printable(source.found)}")
+        (name, network), source = load_network(Path(arguments.weights)), find_data(arguments.data_dir)
+        test_set, device = MNIST(source.test), distributed.choose_device(arguments.device)
+        loss, accuracy = test(network.to(device), test_set.to(device))
+        print(f"{printable(name)} on {len(test_set):,} test images, {printable(source.found)}")
         print(f"test loss {loss:.4f}  test accuracy {accuracy:.2%}")
 
     run_command(action)

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from dataset import network_input
-from main import DEFAULTS, restore_network
+from main import DEFAULTS, load_network
 from model import MODELS
 from support import digits, files
 from support.digits import Glyph, PictureError, Reading
 from support.figures import save
-from support.run import checkpoint, run_name
+from support.run import run_name
 from support.terminal import Parser, UserError, number, printable, run_command, warn
 
 COMMITTED = Path(__file__).resolve().parent / "weights"  # of the three networks, NAME.pt
@@ -35,15 +35,6 @@ MAX_SHOWN = 100  # pictures in one --show: one row each, and matplotlib stops at
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
-
-
-def load_network(path: Path) -> tuple[str, nn.Module]:
-    """The name of a finished run and its network, in evaluation mode, from its weights. Raises UserError."""
-    state = checkpoint.read_weights(path)
-    network = restore_network(state, path)
-    if not all(bool(values.isfinite().all()) for values in network.state_dict().values()):
-        raise UserError(f"{printable(path)}: some weights are no numbers, as of a run that diverged; train it again")
-    return state["name"], network
 
 
 def find_weights(arguments: argparse.Namespace, validation: int = 0) -> Path:

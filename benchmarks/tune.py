@@ -86,9 +86,6 @@ for size, rate in product((128, 256), (0.05, 0.1)):
     ROWS[f"{name}-no-clip"] = ROWS[name]._replace(what=f"{what}, no clipping", code=NO_CLIPPING, against=name)
 
 
-# --- the runs ---------------------------------------------------------------------------------------------------------
-
-
 class StopAfter(Callback):
     """Ends a run after so many epochs; draws nothing."""
 
@@ -134,9 +131,6 @@ def train_missing() -> None:
             for network, seed in product(row.networks, range(row.seeds)):
                 if seed not in runs_of(name, network):
                     print(json.dumps(train_row(name, network, seed, Path(scratch))), file=log, flush=True)
-
-
-# --- the tables -------------------------------------------------------------------------------------------------------
 
 
 def report() -> str:

@@ -2,16 +2,16 @@
 
     python benchmarks/usual.py --model lenet
 
-The networks are the plain ones, in the usual order of layers; loss and accuracy are read with `.item()` at every step.
+The networks are those of model.py, as PyTorch computes them; loss and accuracy are read with `.item()` at every step.
 """
 
 import argparse
 import io
 import os
 import re
+import sys
 import tarfile
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -22,7 +22,11 @@ from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from model import MODELS  # noqa: E402 - the project's root is not a package
+
 TO_TENSOR = [transforms.Pad(2), transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
 AUGMENT = [
     transforms.RandomRotation(20),
@@ -48,22 +52,6 @@ class UsualMNIST(Dataset):
         return self.transform(Image.open(io.BytesIO(self.pngs[index]))), self.labels[index]
 
 
-def usual_network(name: str) -> nn.Module:
-    """The network of that name (lenet, mlp, lenet_bn), with the layers in the order in which they are usually drawn."""
-    if name == "mlp":
-        sizes = [32 * 32, 44, 120, 84]
-        layers = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
-        return nn.Sequential(nn.Flatten(), *layers, nn.Linear(84, 10))
-    norm2d, norm1d = (nn.BatchNorm2d, nn.BatchNorm1d) if name == "lenet_bn" else (lambda n: nn.Identity(),) * 2
-    return nn.Sequential(
-        *(nn.Conv2d(1, 6, 5), norm2d(6), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(6, 16, 5), norm2d(16), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
-        *(nn.Linear(400, 120), norm1d(120), nn.ReLU()),
-        *(nn.Linear(120, 84), norm1d(84), nn.ReLU()),
-        nn.Linear(84, 10),
-    )
-
-
 def run_epoch(network: nn.Module, batches: DataLoader, optimizer: Optimizer | None = None) -> tuple[float, float]:
     """Mean loss and accuracy of one epoch: while the weights change, or of a test if there is no optimizer."""
     network.train(optimizer is not None)
@@ -83,18 +71,18 @@ def run_epoch(network: nn.Module, batches: DataLoader, optimizer: Optimizer | No
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The usual script: loss and accuracy after every epoch.")
-    parser.add_argument("--model", choices=("lenet", "mlp", "lenet_bn"), required=True)
+    parser.add_argument("--model", choices=MODELS, required=True)
     parser.add_argument("--augment", action="store_true")
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="that decode images (one for each core)")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    train_set = UsualMNIST(DATA / "train.tar.gz", arguments.augment)
-    test_set = UsualMNIST(DATA / "test.tar.gz")
+    train_set = UsualMNIST(ROOT / "data" / "train.tar.gz", arguments.augment)
+    test_set = UsualMNIST(ROOT / "data" / "test.tar.gz")
     loader = {"num_workers": arguments.workers, "persistent_workers": arguments.workers > 0}
     train_batches = DataLoader(train_set, batch_size=128, shuffle=True, **loader)
     test_batches = DataLoader(test_set, batch_size=1000, **loader)
-    network = usual_network(arguments.model)
+    network = MODELS[arguments.model]()
     optimizer = SGD(network.parameters(), lr=0.01, momentum=0.9)
     for epoch in range(1, arguments.epochs + 1):
         started = time.perf_counter()

@@ -6,11 +6,9 @@ renamed, so a reader sees the old file or the new one, whatever happens in betwe
 
 import io
 import os
-import stat
 import tempfile
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,24 +32,11 @@ def replace(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _flush_folder(path.parent)
     except OSError as error:
         error.filename = str(path)  # a full disk names no file, other errors name the temporary one
-        if not path.parent.is_dir():
-            error.strerror = "its folder is gone"
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Put a rename on disk, where folders can be flushed: not on Windows, not on every network drive."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def clear_temporary(path: Path) -> None:
@@ -72,11 +57,9 @@ def make_folder(path: Path) -> None:
 
 def open_regular(path: Path) -> BinaryIO:
     """Open a file for reading, but no folder, device or FIFO, which might never answer. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
+    if path.exists() and not path.is_file():
         raise OSError(0, "is not a regular file")
-    return os.fdopen(descriptor, "rb")
+    return path.open("rb")
 
 
 def check_unpacked(file: BinaryIO) -> None:

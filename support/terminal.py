@@ -9,8 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from threading import current_thread, main_thread
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
@@ -18,11 +17,8 @@ class UserError(Exception):
 
 
 def warn(message: str, kind: str = "warning") -> None:
-    """Print a line to standard error. Where that is closed or full the words are lost, and nothing else."""
-    try:
-        print(f"{kind}: {message}", file=sys.stderr, flush=True)
-    except (OSError, ValueError):
-        _silence(sys.stderr)
+    """Print a line to standard error."""
+    print(f"{kind}: {message}", file=sys.stderr, flush=True)
 
 
 def printable(text: object) -> str:
@@ -56,12 +52,8 @@ def number(kind: type, low: float, high: float = sys.float_info.max) -> Callable
 def run_command(action: Callable[[], int | None]) -> None:
     """Run a whole command. Raises SystemExit with a status other than 0 for whatever ends it early."""
     _prepare_streams()
-    # SIGTERM stops it as Ctrl-C does, unless somebody has other plans for it; in a thread Python allows no handlers
-    before = signal.getsignal(signal.SIGTERM)
-    handle = before == signal.SIG_DFL and current_thread() is main_thread()
+    before = signal.signal(signal.SIGTERM, _interrupt)  # which stops it as Ctrl-C does
     try:
-        if handle:
-            signal.signal(signal.SIGTERM, _interrupt)
         status = action()
     except UserError as error:
         if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["LOCAL_RANK"] == "0":  # the others find the same
@@ -70,17 +62,16 @@ def run_command(action: Callable[[], int | None]) -> None:
     except KeyboardInterrupt as stop:
         status = 128 + (stop.args[0] if stop.args else signal.SIGINT)
     except BrokenPipeError:  # the reader is gone, as in `| head`
-        _silence(sys.stdout)
+        _silence_stdout()
         status = 128 + signal.SIGPIPE
     except OSError as error:
         if not error.filename:  # all that writes files names them
-            _silence(sys.stdout)
+            _silence_stdout()
         where = printable(error.filename or "standard output")
         warn(f"{where}: cannot be written: {error.strerror or error}", "error")
         status = 1
     finally:
-        if handle:
-            signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before)
     if status:
         raise SystemExit(status)
 
@@ -95,11 +86,11 @@ def _prepare_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # a host's own stream, or one that is broken
+        with suppress(AttributeError):  # a notebook's own stream
             stream.reconfigure(errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
 
 
-def _silence(stream: TextIO) -> None:
-    """Let what is still in the stream's buffer go nowhere: Python would write it out at its end."""
-    with suppress(OSError, ValueError):  # a stream without a file behind it has nothing to silence
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def _silence_stdout() -> None:
+    """Let what is still in its buffer go nowhere: Python would write it out at its end."""
+    with suppress(OSError):  # a stream without a file behind it has nothing to silence
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

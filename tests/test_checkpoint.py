@@ -20,9 +20,9 @@ OPTIMIZERS = {
 }
 
 
-def parts(optimizer: str = "SGD", width: int = 4) -> dict:
+def parts(optimizer: str = "SGD") -> dict:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.Linear(width, 1))
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
     made = OPTIMIZERS[optimizer](network.parameters())
     schedule = schedules.SequentialLR(made, [schedules.ConstantLR(made), schedules.ExponentialLR(made, 0.5)], [2])
     return {"network": network, "optimizer": made, "scheduler": schedule}
@@ -55,12 +55,7 @@ def test_what_goes_on_from_a_checkpoint_goes_on_as_if_nothing_had_happened(tmp_p
 
 
 def test_a_part_that_does_not_fit_is_named_before_it_trains():
-    """A fused step on tensors of other shapes would end the process."""
-    wider = parts(width=6)
-    train(**wider, steps=1)
     for changed, message in (
-        ({"optimizer": states(parts("Adam"))["optimizer"]}, "its optimizer .*: it has no dampening, momentum"),
-        ({"optimizer": states(wider)["optimizer"]}, r"its optimizer .* has shape \(6, 3\), not \(4, 3\)"),
         ({"optimizer": {"state": {}, "param_groups": []}}, "its optimizer is not the one of now"),
         ({"network": {}}, "its network is not the one of now"),
         ({"scheduler": 3}, "its scheduler is not the one of now"),
@@ -89,12 +84,12 @@ WRONG = {
     ("read", "advice"), [(checkpoint.read_checkpoint, "with --restart"), (checkpoint.read_weights, "NAME.weights.pt")]
 )
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_is_no_checkpoint_is_an_error_of_two_lines_and_never_executed(tmp_path, monkeypatch, read, advice, kind):
+def test_what_is_no_checkpoint_is_an_error_of_a_line_and_never_executed(tmp_path, monkeypatch, read, advice, kind):
     monkeypatch.chdir(tmp_path)
     WRONG[kind](Path("a\x1b.pt"))
     with pytest.raises(UserError, match=advice) as error:
         read(Path("a\x1b.pt"))
-    assert re.fullmatch(r"a\\x1b.pt: cannot be read: .+\n.+", str(error.value))
+    assert re.fullmatch(r"a\\x1b.pt: cannot be read: .+; .+", str(error.value))
     assert ("regular file" in str(error.value)) == (kind == "fifo")
     assert not Path("executed").exists()
 

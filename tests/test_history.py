@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -47,11 +48,7 @@ def refused(read, *arguments: object) -> str:
     with pytest.raises(UserError) as error:
         read(*arguments)
     assert len(str(error.value).splitlines()) <= 2
-    assert len(str(error.value)) < 600
     return str(error.value)
-
-
-# --- the name ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -60,13 +57,11 @@ def refused(read, *arguments: object) -> str:
         ({}, "lenet"),
         ({"augment": True}, "lenet_augment"),
         ({"lr": 1e-5}, "lenet_lr1e-05"),
-        ({"weight_decay": 0.0}, "lenet_decay0.0"),
         ({"validation": 10_000, "classes": 26}, "lenet_validation10000"),
         ({"data": "my digits (2)"}, "lenet-my-digits-2"),
         ({"data": "손글씨 숫자"}, "lenet-손글씨-숫자"),
         ({"data": "../.."}, "lenet-data"),
         ({"data": os.fsdecode(b"a\xffb")}, "lenet-a-b"),
-        ({"data": "x.weights"}, "lenet-x-weights"),
         (
             {"data": "d", "augment": True, "epochs": 9, "batch_size": 8, "lr": 0.2, "weight_decay": 1.0, "seed": 7},
             "lenet-d_augment_epochs9_batch8_lr0.2_decay1.0_seed7",
@@ -90,24 +85,18 @@ def test_what_is_no_name(name):
     assert "name" in refused(history.check_name, name)
 
 
-# --- what it holds ----------------------------------------------------------------------------------------------------
-
-
 def test_a_digest_is_of_everything_but_the_seconds():
     record = a_history()
     assert history.with_digest(record | {"seconds": [7.0, 8.0]})["digest"] == record["digest"]
-    for field, value in record.items():
-        if field not in ("seconds", "digest"):
-            assert history.with_digest(record | {field: "another"})["digest"] != record["digest"], (field, value)
+    for field in record.keys() - {"seconds", "digest"}:
+        assert history.with_digest(record | {field: "another"})["digest"] != record["digest"], field
 
 
 def test_runs_differ_in_settings_recipe_network_data_and_measurements_and_in_nothing_else():
     record = a_history()
     for field, value in (("seed", 1), ("optimizer", "Adam"), ("train_sha256", "c" * 64), ("parameters", 3)):
         (line,) = history.differences(record, record | {field: value})
-        assert line.startswith(f"{field} ")
-        assert " there, " in line
-        assert len(line) < 80
+        assert re.fullmatch(rf"{field} \S{{1,12}} there, \S{{1,12}} here", line)
     for field in ("device", "torch_version", "data", "name", "test_loss"):
         assert history.differences(record, record | {field: "another"}) == []
     assert history.differences(record | {"x": [1.0, 2.0]}, record | {"x": []}) == []
@@ -119,8 +108,7 @@ def test_what_a_callback_measures_becomes_plain_finite_numbers():
     values = {"a": np.float32(0.5), "b": 3, "c": np.float64(-1), "d": np.int64(4), "e": main.torch.tensor(2.5)}
     kept = history.measured(a_history(), values)
     assert kept == {"a": 0.5, "b": 3.0, "c": -1.0, "d": 4.0, "e": 2.5}
-    assert {type(value) for value in kept.values()} == {float}
-    assert history.measured(a_history(), None) == {}
+    assert all(type(value) is float for value in kept.values())
     for value in (math.nan, math.inf, 10**400, [1.0], None, "many", main.torch.zeros(2)):
         assert "observed = " in refused(history.measured, a_history(), {"observed": value})
 
@@ -128,6 +116,7 @@ def test_what_a_callback_measures_becomes_plain_finite_numbers():
 @pytest.mark.parametrize("name", ["train_loss", "lr", "seconds", "digest", "name", "optimizer", "initial", "curve"])
 def test_what_a_callback_measures_never_takes_the_place_of_the_runs_own_figures(name):
     record = a_history(initial=0.5, curve=[1.0, 2.0])
+    del record["digest"]  # which comes last, and is taken all the same
     assert name in refused(history.measured, record, {name: 5.0})
     if name != "curve":
         assert name in refused(history.add_epoch, record, {}, {name: 5.0})
@@ -135,7 +124,7 @@ def test_what_a_callback_measures_never_takes_the_place_of_the_runs_own_figures(
 
 def test_a_callback_measures_the_same_after_every_epoch():
     metrics = dict.fromkeys(history.LISTS, 0.5)
-    for values in ({}, {"a": 1.0, "b": 2.0}, {"b": 1.0}):
+    for values in (None, {"a": 1.0, "b": 2.0}, {"b": 1.0}):
         record = a_history(a=[1.0, 2.0])
         assert "another run" in refused(history.add_epoch, record, metrics, values)
     history.add_epoch(record := a_history(a=[1.0, 2.0]), metrics, {"a": 3.0})
@@ -145,17 +134,13 @@ def test_a_callback_measures_the_same_after_every_epoch():
 @pytest.mark.parametrize(("validation", "word"), [(0, "test"), (60, "validation")])
 def test_what_is_printed_says_what_it_was_tested_on(validation, word):
     record = a_history(test_loss=[0.25, 0.5], test_accuracy=[0.75, 0.5], validation=validation)
-    lowest, highest, last = history.summary(record).splitlines()
-    assert lowest.startswith(f"lowest {word} loss")
-    assert lowest.endswith("0.2500 in epoch 1")
-    assert highest.startswith(f"highest {word} accuracy")
-    assert highest.endswith("75.00% in epoch 1")
-    assert last.endswith("0.5000 and 50.00%")
-    assert lowest.index("0.25") == last.index("0.50"), "aligned"
-    assert f"{word} loss 0.5000  {word} accuracy  50.00%" in history.epoch_line(record)
-
-
-# --- writing and reading ----------------------------------------------------------------------------------------------
+    assert history.summary(record).splitlines() == [
+        f"lowest {word} loss       0.2500 in epoch 1",
+        f"highest {word} accuracy  75.00% in epoch 1",
+        f"last epoch {' ' * len(word)}        0.5000 and 50.00%",
+    ]
+    line = f"  train loss 0.2500  train accuracy  25.00%  {word} loss 0.5000  {word} accuracy  50.00%    0.2 s"
+    assert history.epoch_line(record | {"epochs": 10}) == "epoch  2/10" + line
 
 
 def test_what_is_written_is_read_again(tmp_path):
@@ -165,82 +150,45 @@ def test_what_is_written_is_read_again(tmp_path):
     ((found, same, read),) = history.read_runs(tmp_path)
     assert (found, same) == (path, record)
     assert all((read[name] == arrays[name]).all() and read[name].dtype == arrays[name].dtype for name in arrays)
-    lines = path.read_text().splitlines()
-    assert len(lines) == len(record) + 2, "each field on a line of its own"
+    assert len(path.read_text().splitlines()) == len(record) + 2, "each field on a line of its own"
     assert history.read_runs(tmp_path / "nowhere") == []
     (tmp_path / "run.npz").unlink()
     assert history.read_runs(tmp_path) == [(path, record, {})]
 
 
-@pytest.mark.parametrize("changed", [*({field: None} for field in history.FIELDS), {"epochs": "2"}, {"lr": [0.1]}])
-def test_a_field_that_is_missing_or_of_another_type_is_named(tmp_path, changed):
-    path = write(tmp_path, {name: value for name, value in (a_history() | changed).items() if value is not None})
-    assert next(iter(changed)) in refused(history.read_history, path)
-
-
-@pytest.mark.parametrize("values", [None, [], [0.5], [0.5, 0.5, 0.5], [0.5, "x"], [0.5, math.nan], [0.5, 10**400], 3])
-@pytest.mark.parametrize("name", ["test_loss", "train_loss", "observed"])
-def test_lists_are_of_finite_numbers_one_an_epoch(tmp_path, name, values):
-    record = a_history(**{name: values})
-    if values is None:
-        del record[name]
-    if name == "observed" and values in (None, 3):
-        assert history.read_history(write(tmp_path, record))
-    else:
-        assert "run.json" in refused(history.read_history, write(tmp_path, record))
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"{", b"[1, 2]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"epochs": ' + b"9" * 9999],
-    ids=["empty", "cut", "list", "null", "binary", "deep", "digits"],
-)
-def test_what_is_no_history_is_an_error_of_a_line_or_two(tmp_path, content):
-    (tmp_path / "run.json").write_bytes(content)
-    assert "run.json" in refused(history.read_history, tmp_path / "run.json")
-
-
-def test_what_is_no_file_or_too_large_is_refused(tmp_path, monkeypatch):
-    (tmp_path / "run.json").mkdir()
+def test_what_is_no_history_or_too_large_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "run.json"
+    path.mkdir()
     assert "regular file" in refused(history.read_runs, tmp_path)
-    (tmp_path / "run.json").rmdir()
+    path.rmdir()
+    for content in (b"", b"{", b"[1, 2]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"epochs": ' + b"9" * 9999):
+        path.write_bytes(content)
+        assert "run.json" in refused(history.read_history, path)
+    write(tmp_path, {name: value for name, value in a_history().items() if name not in ("seed", "test_loss")})
+    assert "it has no seed, test_loss" in refused(history.read_history, path)
     write(tmp_path, a_history(), some_arrays())
     monkeypatch.setattr(files, "MAX_UNPACKED", 100)
     assert "more than 100 bytes" in refused(history.read_runs, tmp_path)
     monkeypatch.setattr(history, "MAX_HISTORY", 100)
-    assert "more than 100 bytes" in refused(history.read_history, tmp_path / "run.json")
+    assert "run.json" in refused(history.read_history, path)
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"labels": np.zeros(3, np.uint8)},
-        {"confidence": np.zeros(5, np.float32)},
-        {"labels": np.array([None] * 4, object)},
-    ],
-    ids=lambda changed: f"{next(iter(changed))} {next(iter(changed.values())).shape}",
-)
-def test_arrays_that_do_not_belong_to_the_history_are_refused(tmp_path, changed):
-    record = a_history()
-    write(tmp_path, record, some_arrays(**changed))
-    assert "run.npz" in refused(history.read_arrays, tmp_path / "run.npz", record)
-    write(tmp_path, record, some_arrays())
-    write(tmp_path, history.with_digest(record | {"seed": 1}))
-    assert "another run" in refused(history.read_runs, tmp_path)
-
-
-@pytest.mark.parametrize("kind", ["empty", "text", "a claim of a terabyte", "no digest"])
-def test_what_is_no_npz_is_an_error(tmp_path, kind):
-    path, header = tmp_path / "run.npz", io.BytesIO()
+@pytest.mark.parametrize("kind", ["empty", "text", "objects", "a claim of a terabyte", "no digest", "of another run"])
+def test_arrays_that_are_damaged_or_of_another_run_are_refused(tmp_path, kind):
+    record, path, header = a_history(), tmp_path / "run.npz", io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**40,)})
-    if kind == "no digest":
-        np.savez(path, **some_arrays())
-    else:
+    objects = {"labels": np.array([None] * 4, object)} if kind == "objects" else {}
+    write(tmp_path, record if kind != "of another run" else a_history(digest="another"), some_arrays(**objects))
+    if kind in ("empty", "text"):
         path.write_bytes(b"no archive" if kind == "text" else b"")
-    if kind == "a claim of a terabyte":
+    elif kind == "no digest":
+        np.savez(path, **some_arrays())
+    elif kind == "a claim of a terabyte":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("labels.npy", header.getvalue())
-    assert "NPZ" in refused(history.read_arrays, path, a_history())
+    error = refused(history.read_arrays, path, record)
+    assert "run.npz: cannot be read" in error
+    assert ("another run than run.json" in error) == (kind == "of another run")
 
 
 def test_the_committed_histories_are_read():

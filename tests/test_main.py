@@ -25,29 +25,12 @@ from support.data import write_tar
 from support.run import Callback, history
 from support.terminal import UserError
 
-EPOCH_LINE = re.compile(
-    r"epoch +(?P<epoch>\d+)/(?P<epochs>\d+)  train loss (?P<train_loss>\S+)  train accuracy +(?P<train_accuracy>\S+)%"
-    r"  test loss (?P<test_loss>\S+)  test accuracy +(?P<test_accuracy>\S+)% +(?P<seconds>\S+) s"
-)
-RECORDED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")  # what a seed decides
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
 def _cheap_picture(monkeypatch):
     cheap_picture(monkeypatch)
-
-
-def in_order(data: dataset.MNIST, batch_size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The whole data set in batches, the last one smaller, in order."""
-    return [data[start : start + batch_size] for start in range(0, len(data), batch_size)]
-
-
-def at_rate(network: nn.Module, rates: list[float], **options: float):
-    """An optimizer, and a schedule that gives it these rates one by one."""
-    optimizer = torch.optim.SGD(network.parameters(), 1.0, **options)
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: [*rates, 0.0][step])
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +55,6 @@ def kept_network(path: Path) -> nn.Module:
     return network.eval()
 
 
-# --- what it prints and writes ----------------------------------------------------------------------------------------
-
-
 def test_what_a_run_prints(finished):
     folder, (status, out, err) = finished
     record = history_of(folder)
@@ -82,51 +62,28 @@ def test_what_a_run_prints(finished):
     first, second, _, *layers = out.partition("\ntotal")[0].splitlines()
     assert first.startswith("1,437 training and 360 test images: train.tar and test.tar in ")
     assert second == f"{NAME}: cpu, 1 x 1 threads, seed 0"
-    assert [line.split()[0] for line in layers] == ["c1", "s2", "c3", "s4", "c5", "f6", "f7"], (
-        "as the textbook has them"
-    )
-    assert "61,706" in out
-    epochs = [line for line in out.splitlines() if line.startswith("epoch ")]
-    assert len({len(line) for line in epochs}) == 1, "aligned"
-    for i, line in enumerate(epochs):
-        found = EPOCH_LINE.fullmatch(line)
-        assert found, line
-        assert (int(found["epoch"]), int(found["epochs"])) == (i + 1, 3)
-        for split in ("train", "test"):
-            assert float(found[f"{split}_loss"]) == pytest.approx(record[f"{split}_loss"][i], abs=6e-5)
-            assert float(found[f"{split}_accuracy"]) == pytest.approx(100 * record[f"{split}_accuracy"][i], abs=6e-3)
-    *_, lowest, highest, last, plot = out.splitlines()
-    assert lowest.endswith(f"{min(record['test_loss']):.4f} in epoch {np.argmin(record['test_loss']) + 1}")
-    assert highest.endswith(f"{max(record['test_accuracy']):.2%} in epoch {np.argmax(record['test_accuracy']) + 1}")
-    assert last.endswith(f"{record['test_loss'][-1]:.4f} and {record['test_accuracy'][-1]:.2%}")
-    assert plot.split() == ["plot", str(folder / "results" / f"{NAME}.png")]
+    assert [line.split()[0] for line in layers] == ["c1", "s2", "c3", "s4", "c5", "f6", "f7"]
+    until = [{name: one[:i] if isinstance(one, list) else one for name, one in record.items()} for i in (1, 2, 3)]
+    assert out.splitlines()[-7:-1] == [*map(history.epoch_line, until), *history.summary(record).splitlines()]
+    assert out.splitlines()[-1].split() == ["plot", str(folder / "results" / f"{NAME}.png")]
 
 
 def test_a_run_leaves_these_files_and_no_others(finished):
-    folder, _ = finished
-    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    results = {f"results/{NAME}.{ending}" for ending in ("json", "npz", "png")}
-    assert {name for name in files if not name.endswith(".lock")} == {
-        *results,
-        f"checkpoints/{NAME}.pt",
-        f"checkpoints/{NAME}.weights.pt",
-    }
+    files = {path.name for path in finished[0].rglob("*") if path.is_file() and path.suffix != ".lock"}
+    assert files == {f"{NAME}.{ending}" for ending in ("json", "npz", "png", "pt", "weights.pt")}
 
 
 def test_the_history_holds_configuration_and_metrics(finished):
     folder, _ = finished
     record = history_of(folder)
-    expected = {"name": NAME, "model": "lenet", "augment": False, "seed": 0, "epochs": 3, "batch_size": 64, "lr": 0.05}
-    expected |= {"weight_decay": 5e-4, "classes": 10, "parameters": 61_706, "data": "sample", "validation": 0}
-    expected |= {"train_images": 1437, "test_images": 360, "device": "cpu", "optimizer": "SGD", "mean": 0.1307}
+    expected = {"name": NAME, "model": "lenet", "augment": False, "epochs": 3, "batch_size": 64, "lr": 0.05}
+    expected |= {"parameters": 61_706, "data": "sample", "train_images": 1437, "test_images": 360, "device": "cpu"}
     expected |= {"python_version": platform.python_version(), "processes": [1, 1, 1], "threads": [1, 1, 1]}
     assert {key: record[key] for key in expected} == expected
     names = list(record)
     assert tuple(names[1:11]) == history.SETTINGS
     assert tuple(names[11 : names.index("parameters")]) == history.RECIPE, "and not how it was augmented"
-    for metric in history.METRICS:
-        assert len(record[metric]) == 3
-        assert all(isinstance(number, float) and math.isfinite(number) for number in record[metric])
+    assert all(math.isfinite(number) for metric in history.METRICS for number in record[metric])
     for accuracy, images in (("train_accuracy", 1437), ("test_accuracy", 360)):
         for share in record[accuracy]:
             assert share * images == pytest.approx(round(share * images), abs=1e-3), "a count over the images"
@@ -141,10 +98,9 @@ def test_a_committed_run_trained_today_would_have_the_same_history(model, augmen
     """But for its figures and its versions: the names of its fields, their order, its settings and the whole recipe."""
     name = f"{model}{'_augment' * augment}"
     committed = json.loads((Path(main.__file__).parent / "result_plot" / f"{name}.json").read_text())
-    data = ("data", "classes", "train_images", "test_images", "train_sha256", "test_sha256")
-    described = {name: committed[name] for name in data}
-    recipe = main.recipe_of(MODELS[model](), augment) | described | {"device": "cpu"}
-    made = history.new_history(vars(Settings(model, augment)) | described, main.DEFAULTS, recipe)
+    data = {name: committed[name] for name in ("data", "classes", *history.DATA)}
+    facts = main.recipe_of(MODELS[model](), augment) | data | {"device": "cpu"}
+    made = history.new_history(vars(Settings(model, augment)), main.DEFAULTS, facts)
     assert list(made) == [name for name in committed if name in made]
     assert history.differences(committed, made) == []
 
@@ -178,7 +134,7 @@ def test_the_arrays_of_an_augmented_run_show_the_warps(small, tmp_path):
     write_tar(tmp_path / "train.tar", "train", whole.images[some], whole.labels[some])
     write_tar(tmp_path / "test.tar", "test", whole.images[:30], whole.labels[:30])
     start(tmp_path, tmp_path, "--augment", "--epochs", "1", "--seed", "3")
-    found, record = arrays_of(tmp_path), history_of(tmp_path)
+    found = arrays_of(tmp_path)
     assert found["originals"].shape == (10, 28, 28)
     assert found["warped"].shape == (10, history.DRAWS, 28, 28)
     for label in set(range(10)) - {4}:
@@ -187,12 +143,6 @@ def test_the_arrays_of_an_augmented_run_show_the_warps(small, tmp_path):
     flat = np.delete(found["warped"], 4, 0).reshape(-1, 28 * 28)
     assert len(np.unique(flat, axis=0)) == len(flat), "each drawn for itself"
     assert "c1" not in found
-    recipe = {"rotation": 20, "translation": 0.1, "min_crop": 0.8}
-    recipe |= {"augment_strength_min": 0.0, "augment_strength_max": 1.0}
-    assert {key: record[key] for key in recipe} == recipe
-
-
-# --- an epoch ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_same_seed_gives_the_same_history_to_the_last_bit_and_another_does_not(small, tmp_path):
@@ -212,9 +162,9 @@ def test_testing_is_in_evaluation_mode_and_over_samples(small, monkeypatch):
     monkeypatch.setattr(main, "TEST_BATCH", 23)  # 23, 23, 23 and 1 would leave one alone, which has no variance
     data, network = dataset.MNIST(small / "test.tar"), MODELS["lenet_bn"]()
     network.train()(data[:][0])  # so that the running statistics are not their initial values
-    before = {key: value.clone() for key, value in network.state_dict().items()}
+    before = copy.deepcopy(network.state_dict())
     loss, accuracy = main.test(network, data)
-    assert all(network.state_dict()[key].equal(value) for key, value in before.items())
+    torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
     assert [len(labels) for _, labels in main.in_order(data, range(70))] == [18, 18, 17, 17]
     with torch.no_grad():
         logits = network.eval()(data[:][0])
@@ -222,10 +172,7 @@ def test_testing_is_in_evaluation_mode_and_over_samples(small, monkeypatch):
     assert accuracy == pytest.approx((logits.argmax(1) == data.labels).float().mean().item())
 
 
-# --- the recipe -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("steps", "climb"), [(10_000, 150), (1000, 150), (100, 20)])
+@pytest.mark.parametrize(("steps", "climb"), [(1000, 150), (100, 20)])
 def test_the_learning_rate_climbs_to_its_peak_and_falls_to_zero(steps, climb):
     """In a short run it climbs over a fifth of it, no longer."""
     moments = np.linspace(0, steps, 1001)
@@ -243,15 +190,19 @@ LOW_RATE = 0.01  # the order of sums does not grow into a difference
 
 def recomputed(model: str, augment: bool, data: Path, seed: int, epochs: int, batch_size: int):
     """The run in plain words of PyTorch: the metrics of each epoch, and the averaged network at its end."""
+
+    def words(purpose: int, epoch: int = 0) -> int:
+        return int(np.random.SeedSequence((purpose, epoch, 0, seed)).generate_state(1, np.uint64)[0])
+
     train_set, test_set = (dataset.MNIST(data / f"{split}.tar") for split in ("train", "test"))
-    torch.manual_seed(words(1, 0, 0, seed))
+    torch.manual_seed(words(1))
     network = MODELS[model]()
     average, weights = copy.deepcopy(network), list(network.parameters())
     speeds, step, found = [torch.zeros_like(weight) for weight in weights], 0, []
     steps = math.ceil(len(train_set) / batch_size)
     for epoch in range(1, epochs + 1):
-        torch.manual_seed(words(3, epoch, 0, seed))
-        order = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(words(2, epoch, 0, seed)))
+        torch.manual_seed(words(3, epoch))
+        order = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(words(2, epoch)))
         train_set.augment = (0.0, 1.0) if augment else False
         images, labels = train_set[order]
         losses, correct = 0.0, 0
@@ -273,8 +224,12 @@ def recomputed(model: str, augment: bool, data: Path, seed: int, epochs: int, ba
             losses += loss.item() * len(batch)
             correct += (logits.argmax(1) == labels[batch]).sum().item()
         train_set.augment = False
-        measure(average, train_set[:][0])
+        for layer in average.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.reset_running_stats()
+                layer.momentum = 1.0
         with torch.no_grad():
+            average.train()(train_set[:][0])
             logits = average.eval()(test_set[:][0])
         right = (logits.argmax(1) == test_set.labels).float().mean().item()
         test_loss = F.cross_entropy(logits, test_set.labels).item()
@@ -282,27 +237,12 @@ def recomputed(model: str, augment: bool, data: Path, seed: int, epochs: int, ba
     return found, average
 
 
-def words(*numbers: int) -> int:
-    """What NumPy's SeedSequence makes of purpose, epoch, process and seed."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
-def measure(network: nn.Module, images: torch.Tensor) -> None:
-    """Batch normalization's statistics, of clean images in one batch."""
-    for layer in network.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            layer.reset_running_stats()
-            layer.momentum = 1.0
-    with torch.no_grad():
-        network.train()(images)
-
-
 @pytest.mark.parametrize(("model", "augment"), [("mlp", False), ("lenet", True), ("lenet_bn", True)])
 def test_a_run_is_the_recipe_recomputed_in_plain_pytorch(small, tmp_path, model, augment):
     options = ["--model", model, "--epochs", "3", "--batch-size", "60", "--seed", "2", "--lr", str(LOW_RATE)]
     start(tmp_path, small, *options, *(["--augment"] if augment else []))
     record, (expected, average) = history_of(tmp_path), recomputed(model, augment, small, 2, 3, 60)
-    for name, column in zip(RECORDED, zip(*expected, strict=True), strict=True):
+    for name, column in zip(history.METRICS[:4], zip(*expected, strict=True), strict=True):
         assert record[name] == pytest.approx(column, rel=2e-3, abs=2e-4), name
     kept = kept_network(tmp_path / "checkpoints" / f"{NAME}.weights.pt")
     for ours, theirs in zip(kept.parameters(), average.parameters(), strict=True):
@@ -312,15 +252,12 @@ def test_a_run_is_the_recipe_recomputed_in_plain_pytorch(small, tmp_path, model,
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_a_gradient_is_clipped_and_the_schedule_gives_the_rate_at_the_middle_of_each_step(small):
-    train_set = dataset.MNIST(small / "train.tar")
+def test_a_gradient_is_clipped(small):
     network = MODELS["mlp"]()
     with torch.no_grad():
         network.f4.weight.mul_(100)
-    training = main.make_training(Settings("mlp", batch_size=210, epochs=20), network, train_set, train_set)
     before = [weight.clone() for weight in network.parameters()]
-    assert training.scheduler.get_last_lr() == [pytest.approx(0.05 * main.learning_rate(0.5, 20))]
-    main.train(network, copy.deepcopy(network), in_order(train_set, 210), *at_rate(network, [0.1]))
+    main.train_step(network, torch.optim.SGD(network.parameters(), 0.1), *dataset.MNIST(small / "train.tar")[:])
     step = torch.cat([(a - b).flatten() for a, b in zip(network.parameters(), before, strict=True)])
     assert step.norm().item() == pytest.approx(0.1 * 2.0, rel=1e-3)
 
@@ -342,9 +279,6 @@ def test_statistics_are_measured_on_the_first_images_as_they_are_and_on_no_more_
     main.recalibrate_batch_norm(average, network, data)  # one is left over, and one has no variance
 
 
-# --- the command line, and Settings -----------------------------------------------------------------------------------
-
-
 def test_only_testing_prints_loss_and_accuracy_of_a_finished_network_and_writes_nothing(finished, sample, tmp_path):
     folder, _ = finished
     record, weights = history_of(folder), str(folder / "checkpoints" / f"{NAME}.weights.pt")
@@ -354,8 +288,9 @@ def test_only_testing_prints_loss_and_accuracy_of_a_finished_network_and_writes_
     assert f"test loss {record['test_loss'][-1]:.4f}  test accuracy {record['test_accuracy'][-1]:.2%}" in ended.out
     assert not any(tmp_path.iterdir())
     state = torch.load(weights, weights_only=True)
-    for changed in ({"model": "resnet"}, {"model": "mlp"}, {"network": {}}, {"digest": None, "history": 3}):
-        torch.save(state | changed if "digest" not in changed else {}, tmp_path / "changed.pt")
+    nothing = {name: torch.full_like(values, torch.nan) for name, values in state["network"].items()}
+    for changed in ({"model": "resnet"}, {"model": "mlp"}, {"network": {}}, {"network": nothing}):
+        torch.save(state | changed, tmp_path / "changed.pt")
         argv = ["--test-only", "--weights", str(tmp_path / "changed.pt"), "--data-dir", str(sample)]
         error = refused(start_line(argv))
         assert "changed.pt" in error
@@ -376,23 +311,16 @@ def test_help_explains_each_option_with_its_default(capsys):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"),
+    "bad",
     [
-        *(("--epochs", value) for value in ("0", "2.5", "many", "9" * 400, "99999999")),
-        *(("--batch-size", value) for value in ("0", "1e3")),
-        *(("--lr", value) for value in ("0", "-0.1", "nan", "inf", "fast")),
-        *(("--weight-decay", value) for value in ("-0.1", "nan")),
-        *(("--seed", value) for value in ("-1", str(2**63))),
-        *(("--validation", value) for value in ("-1", "210", "many")),
-        *(("--threads", value) for value in ("0", "1.5")),
-        *(("--name", value) for value in ("a/b", ".hidden", "", "two words", "x.weights", "a" * 201)),
-        *(("--device", "abacus"), ("--model", "resnet"), ("--colour", "blue"), ("--epo", "3"), ("--classes", "10")),
+        *("--epochs 0", "--epochs 2.5", "--epochs 99999999", "--batch-size 1e3", "--lr 0", "--lr nan", "--lr inf"),
+        *("--weight-decay -0.1", "--seed -1", f"--seed {2**63}", "--validation 210", "--threads 0", "--name a/b"),
+        *("--device abacus", "--model resnet", "--colour blue", "--epo 3"),
     ],
 )
-def test_a_bad_option_is_named(small, tmp_path, option, value):
-    error = refused(start(tmp_path, small, option, value))
-    assert option in error
-    assert value[:20] in error
+def test_a_bad_option_is_named(small, tmp_path, bad):
+    error = refused(start(tmp_path, small, *bad.split()))
+    assert all(word in error for word in bad.split())
     assert not (tmp_path / "results").exists()
 
 
@@ -408,7 +336,6 @@ def test_settings_of_python_are_checked_and_become_pythons_numbers():
         Settings("lenet", resume=True, restart=True)
     with pytest.raises(FrozenInstanceError):
         settings.epochs = 4
-    assert main.parse_arguments(["--model", "mlp"]).epochs == Settings("mlp").epochs
 
 
 def test_the_model_is_required_and_a_notebook_hands_a_list(monkeypatch):
@@ -422,13 +349,9 @@ def test_the_model_is_required_and_a_notebook_hands_a_list(monkeypatch):
 def test_what_is_wrong_is_found_before_the_first_epoch_and_before_anything_is_overwritten(small, tmp_path):
     start(tmp_path, small, "--seed", str(2**63 - 1))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "train.tar").write_bytes((small / "train.tar").read_bytes()[:50_000])
-    (tmp_path / "broken" / "test.tar").write_bytes((small / "test.tar").read_bytes())
     (tmp_path / "file").write_text("in the way")
     for word, options in {
         "--batch-size 209": ["--model", "lenet_bn", "--batch-size", "209"],  # a last batch of one
-        str(tmp_path / "broken" / "train.tar"): ["--data-dir", str(tmp_path / "broken")],
         str(tmp_path / "nowhere"): ["--data-dir", str(tmp_path / "nowhere")],
         str(tmp_path / "file" / "a"): ["--output-dir", str(tmp_path / "file" / "a")],
         str(tmp_path / "file" / "b"): ["--checkpoint-dir", str(tmp_path / "file" / "b")],

@@ -14,7 +14,7 @@ class Callback:
     random numbers from torch's default generator.
     """
 
-    measures: tuple[str, ...] = ()  # by `on_epoch_end`, as far as that is known before: a run without is another run
+    measures: tuple[str, ...] = ()  # by `on_epoch_end`: resume takes only a run that has these; where none, any
     pictures = True  # whether the result holds images and is drawn
     history: dict[str, Any] = {}  # noqa: RUF012 - of the run so far, with the epoch that `on_epoch_end` is called after
     stop = False  # set it, in `on_epoch_end`, to end the run there as a finished one

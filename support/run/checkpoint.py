@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import nn
 
-from support.files import check_unpacked, clear_temporary, make_folder, open_regular, replace
+from support.files import check_unpacked, clear_temporary, make_folder, replace
 from support.run.history import (
     History,
     differences,
     epochs_done,
     read_arrays,
     read_history,
+    reading,
     write_arrays,
     write_history,
 )
@@ -31,6 +31,7 @@ from support.terminal import UserError, printable, warn
 
 State = dict[str, Any]
 PARTS = ("network", "average", "optimizer", "scheduler")  # of a run: those that a checkpoint holds
+GO_ON = "the same command with --resume goes on"
 
 
 class RunFiles:
@@ -61,20 +62,16 @@ def open_run(stack: ExitStack, files: RunFiles, history: History, resume: bool, 
     found = {files.checkpoint: state["history"]} if state else {}
     unfinished = state and not state["finished"]
     if unfinished and not resume:
-        done, planned = epochs_done(found[files.checkpoint]), found[files.checkpoint]["epochs"]
-        raise UserError(
-            f"{printable(files.checkpoint)}: holds an unfinished run, {done} of {planned} epochs\n"
-            "go on with it with --resume, or throw it away with --restart"
-        )
+        done = f"{epochs_done(found[files.checkpoint])} of {found[files.checkpoint]['epochs']} epochs"
+        problem = f"{printable(files.checkpoint)}: holds an unfinished run, {done}"
+        raise UserError(f"{problem}\ngo on with it with --resume, or throw it away with --restart")
     if not unfinished:  # else what there is besides will be replaced, as was asked when that run began
         found |= {files.weights: read_weights(files.weights)["history"]} if files.weights.exists() else {}
         found |= {files.history: read_history(files.history)} if files.history.exists() else {}
     for path, saved in found.items():
         if differ := differences(saved, history):
-            raise UserError(
-                f"{printable(path)}: is of another run: {', '.join(differ)}\n"
-                "give this one another name with --name, or replace that one with --restart"
-            )
+            problem = f"{printable(path)}: is of another run: {', '.join(differ)}"
+            raise UserError(f"{problem}\ngive this one another name with --name, or replace that one with --restart")
     if unfinished:
         return state
     # a result that came from another machine, or with the repository, has neither checkpoint nor weights here
@@ -94,10 +91,8 @@ def _hold(stack: ExitStack, files: RunFiles) -> None:
         try:
             stack.enter_context(FileLock(lock, timeout=0))
         except Timeout:
-            raise UserError(
-                f"{printable(path)}: another process is training {files.name} right now\n"
-                "wait for it, or train under another --seed or --name"
-            ) from None
+            problem = f"{printable(path)}: another process is training {files.name} right now"
+            raise UserError(f"{problem}\nwait for it, or train under another --seed or --name") from None
         except OSError as error:
             problem = f"cannot be locked ({printable(error.strerror or error)})"
             warn(f"{printable(lock)}: {problem}: start no run of that name twice")
@@ -106,20 +101,15 @@ def _hold(stack: ExitStack, files: RunFiles) -> None:
 
 
 @contextmanager
-def saying_how_to_resume(files: RunFiles, history: History) -> Iterator[None]:
-    """Where Ctrl-C or a full disk stops the run, say what is saved and how to go on."""
+def saying_how_to_resume() -> Iterator[None]:
+    """Where Ctrl-C or a full disk stops the run, say how to go on: the epochs that were printed are saved."""
     try:
         yield
-    except (KeyboardInterrupt, OSError) as stop:
-        state = read_checkpoint(files.checkpoint) if files.checkpoint.exists() else None
-        ours = state and not state["finished"] and not differences(state["history"], history)
-        done = epochs_done(state["history"]) if state and ours else 0  # the last one of `history` may not be saved yet
-        advice = f"{done} of {history['epochs']} epochs are saved: the same command with --resume "
-        advice += "goes on" if done else "starts anew"
-        if isinstance(stop, OSError):
-            stop.strerror = f"{stop.strerror}\nfix that; {advice}"
-        else:
-            print(f"\nstopped; {advice}")
+    except KeyboardInterrupt:
+        print(f"\nstopped; {GO_ON}")
+        raise
+    except OSError as error:
+        error.strerror = f"{error.strerror}\nfix that; {GO_ON}"
         raise
 
 
@@ -158,43 +148,21 @@ def read_weights(path: Path) -> State:
 
 def _load(path: Path, needed: tuple[str, ...], advice: str) -> State:
     """Only tensors and plain values are read, never a pickle that could run code."""
-    try:
-        with open_regular(path) as file:
-            check_unpacked(file)
-            state: State = torch.load(file, map_location="cpu", weights_only=True)
+    with reading(path, advice) as file:
+        check_unpacked(file)
+        state: State = torch.load(file, map_location="cpu", weights_only=True)
         return {name: state[name] for name in needed}
-    except Exception as error:  # of a damaged or foreign file torch.load raises a dozen kinds, all meaning this
-        reason = getattr(error, "strerror", None) or "it is damaged or of another program"
-        raise UserError(f"{printable(path)}: cannot be read: {reason}\n{advice}") from None
 
 
 def restore(state: State, path: Path, parts: dict[str, Any]) -> None:
-    """Load the states of those of PARTS that are given. Raises UserError if one has changed."""
+    """Load the states of those of PARTS that are given. Raises UserError if one has changed, or holds no numbers."""
     for name in filter(parts.__contains__, PARTS):
         try:
-            if isinstance(parts[name], Optimizer):
-                _check_optimizer(state[name], parts[name])
             parts[name].load_state_dict(state[name])
         except Exception as error:  # of entries that do not fit, PyTorch raises half a dozen kinds
             reason = printable((str(error).strip() or type(error).__name__).splitlines()[-1].strip())
             afresh = ", or start afresh with --restart" if "finished" in state else ""
-            raise UserError(
-                f"{printable(path)}: its {name} is not the one of now: {reason}\n"
-                f"use the code that it was trained with{afresh}"
-            ) from None
-
-
-def _check_optimizer(saved: State, optimizer: Optimizer) -> None:
-    """Raises ValueError where options are missing or shapes are other ones: an optimizer takes what it gets.
-
-    With a momentum of another shape than the parameter's, its fused step ends the process.
-    """
-    for group, now in zip(saved["param_groups"], optimizer.param_groups, strict=True):
-        if missing := now.keys() - group.keys():
-            raise ValueError(f"it has no {', '.join(sorted(missing))}")
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, values in saved["state"].items():
-        expected = tuple(parameters[index].shape)
-        for name, value in values.items():
-            if isinstance(value, Tensor) and value.ndim and tuple(value.shape) != expected:
-                raise ValueError(f"{name} of parameter {index} has shape {tuple(value.shape)}, not {expected}")
+            problem = f"{printable(path)}: its {name} is not the one of now: {reason}"
+            raise UserError(f"{problem}\nuse the code that it was trained with{afresh}") from None
+    if not all(bool(weights.isfinite().all()) for weights in parts["network"].parameters()):
+        raise UserError(f"{printable(path)}: some weights are no numbers, as of a run that diverged; train it again")

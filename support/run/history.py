@@ -43,13 +43,11 @@ RECIPE = (  # the constants of the program that trained it
     *("averaging", "bn_images", "mean", "std", "padding"),
 )
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "matplotlib")  # whose versions a history names
-FIELDS: dict[str, type | tuple[type, ...]] = {  # that every reader may count on
-    **dict.fromkeys(("name", "model", "data", "train_sha256", "test_sha256", "digest"), str),
-    **dict.fromkeys(("epochs", "batch_size", "classes", "seed", "parameters", "train_images", "test_images"), int),
-    **{"lr": (int, float), "weight_decay": (int, float), "augment": bool},
-}
+DATA = ("train_images", "test_images", "train_sha256", "test_sha256")
+FIELDS = ("name", *SETTINGS, "parameters", *DATA, *METRICS, "digest")  # that every reader may count on
 DRAWS = 8  # warps of each digit that an augmented run keeps, to be looked at
 MAX_HISTORY = 64 * 2**20  # bytes: a million epochs take less
+TRAIN_AGAIN = "train that run again, or move the file away"
 MAX_NAME, MAX_DATA = 100, 60  # bytes, of a name that is given and of the data's in it: file systems take 255 in all
 # What plot.py and study.py call their own figures, and how the names of a run's other files end.
 TAKEN = r"comparison|networks|augmentation|differences|train_test|gradients|moved"
@@ -84,16 +82,16 @@ def run_name(settings: History, defaults: History) -> str:
     return "_".join(parts)
 
 
-def new_history(told: History, defaults: History, recipe: History, measures: tuple[str, ...] = ()) -> History:
+def new_history(told: History, defaults: History, facts: History, measures: tuple[str, ...] = ()) -> History:
     """The history of a run before its first epoch.
 
-    told: the fields of main.Settings, whose defaults `defaults` are, with data and classes. recipe: how and on what it
-    is trained besides. measures: what a callback will measure after each epoch.
+    told: the fields of main.Settings, whose defaults `defaults` are. facts: data, classes, and how and on what it is
+    trained besides. measures: what a callback will measure after each epoch.
     """
-    settings = {name: told[name] for name in SETTINGS}
+    settings = {name: (told | facts)[name] for name in SETTINGS}
     versions = {"python_version": platform.python_version()} | {f"{name}_version": version(name) for name in PACKAGES}
     name = {"name": told["name"] or run_name(settings, defaults)}
-    return name | settings | recipe | versions | {name: [] for name in (*LISTS, *measures)}
+    return name | settings | facts | versions | {name: [] for name in (*LISTS, *measures)}
 
 
 def epochs_done(history: History) -> int:
@@ -129,7 +127,7 @@ def measured(taken: Collection[str], values: dict[str, Any] | None) -> dict[str,
 
 def held_out(history: History) -> str:
     """What the images are called that the run was tested on."""
-    return "validation" if history.get("validation") else "test"
+    return "validation" if history["validation"] else "test"
 
 
 def epoch_line(history: History) -> str:
@@ -155,11 +153,9 @@ def summary(history: History) -> str:
 
 def resumed(saved: History, now: History) -> History:
     """The history of a run that is resumed: what it was trained with before and what it is from now on, both named."""
-    history = dict(saved)
-    for field in ("device", *(field for field in now if field.endswith("_version"))):
-        if now[field] not in (used := str(saved.get(field))).split(", "):
-            history[field] = f"{used}, {now[field]}"
-    return history
+    used = [field for field in now if field == "device" or field.endswith("_version")]
+    changed = [field for field in used if now[field] not in saved[field].split(", ")]
+    return saved | {field: f"{saved[field]}, {now[field]}" for field in changed}
 
 
 def differences(saved: History, now: History) -> list[str]:
@@ -202,19 +198,11 @@ def read_runs(folder: Path) -> list[Run]:
 
 
 def read_history(path: Path) -> History:
-    """The history in a JSON file, with FIELDS and METRICS. Raises UserError."""
-    with _reading(path, "history"), open_regular(path) as file:
-        content = file.read(MAX_HISTORY + 1)
-        if len(content) > MAX_HISTORY:
-            raise ValueError(f"it has more than {MAX_HISTORY:,} bytes")
-        history: History = json.loads(content)
-        if wrong := [field for field, kind in FIELDS.items() if not isinstance(history.get(field), kind)]:
-            raise ValueError(f"{', '.join(wrong)}: missing, or of another type")
-        lists = {name: values for name, values in history.items() if isinstance(values, list)}
-        if odd := [name for name in {**lists, **dict.fromkeys(METRICS)} if len(lists[name]) != epochs_done(history)]:
-            raise ValueError(f"{', '.join(odd)}: not as long as train_loss")
-        if not np.array(list(lists.values()), float).size or not np.isfinite(list(lists.values())).all():
-            raise ValueError("its lists are empty, or hold what is no finite number")
+    """The history of a finished run in a JSON file, with FIELDS. Raises UserError."""
+    with reading(path, TRAIN_AGAIN) as file:
+        history: History = json.loads(file.read(MAX_HISTORY))
+        if missing := [name for name in FIELDS if name not in history]:
+            raise ValueError(f"it has no {', '.join(missing)}")
     return history
 
 
@@ -222,25 +210,24 @@ def read_arrays(path: Path, history: History) -> dict[str, np.ndarray]:
     """The arrays beside a history; none if there is no such file. Raises UserError, also if they are of another run."""
     if not path.exists():
         return {}
-    with _reading(path, "NPZ"), open_regular(path) as file:
+    with reading(path, TRAIN_AGAIN) as file:
         check_unpacked(file)
         arrays = dict(np.load(file, allow_pickle=False))
         if str(arrays.pop("digest")) != history["digest"]:
-            raise ValueError(f"is of another run than {path.stem}.json: one of them was replaced without the other")
-        if any(len(arrays[name]) != history["test_images"] for name in ("labels", "predictions", "confidence")):
-            raise ValueError("its arrays are not as long as the history says")
+            raise ValueError(f"it is of another run than {path.stem}.json")
     return arrays
 
 
 @contextmanager
-def _reading(path: Path, kind: str) -> Iterator[None]:
-    """Whatever is wrong with a file becomes a UserError: json, zipfile, zlib and numpy raise a dozen kinds."""
+def reading(path: Path, advice: str) -> Iterator[BinaryIO]:
+    """A file of a run, opened. Raises UserError for whatever json, numpy and torch find wrong in it: a dozen kinds."""
     try:
-        yield
+        with open_regular(path) as file:
+            yield file
     except Exception as error:
-        problem = f"cannot be read as {kind} of main.py: {getattr(error, 'strerror', None) or error}"
-        advice = "train that run again, or move the file away"
-        raise UserError(f"{printable(path)}: {printable(problem)[:300]}; {advice}") from None
+        damaged = error if isinstance(error, ValueError) else "it is damaged, or no file of main.py"
+        problem = printable(getattr(error, "strerror", None) or damaged)[:300]
+        raise UserError(f"{printable(path)}: cannot be read: {problem}; {advice}") from None
 
 
 def mistakes(arrays: dict[str, np.ndarray]) -> np.ndarray:
