@@ -5,7 +5,6 @@ own. Prints what came of it, the seconds of CPU time, and the peak of the memory
 were read; the exit status is 1 if one took over MAX_SECONDS or MAX_MEMORY, or ended in anything but a DataError.
 """
 
-import bz2
 import gzip
 import io
 import resource
@@ -96,7 +95,6 @@ LONG = ("\N{GRINNING FACE}" * 60 + "/") * 1000 + "7/{}.png"  # each takes four b
 KINDS: dict[str, Callable[[float], Iterable[bytes]]] = {
     "zeros behind the end": lambda scale: (member("0_0.png", image()) + END, *zeros(scale * ALL)),
     "empty gzip streams": lambda scale: [gzip.compress(b"")] * int(scale * 2_000_000),
-    "empty bzip2 streams": lambda scale: [bz2.compress(b"")] * int(scale * 2_000_000),
     "folders": lambda scale: (member(f"{number}/", kind=b"5") for number in range(int(1_000_000 * scale))),
     "pax headers": lambda scale: pax_headers(images.MAX_OTHERS / 2 * scale, 30),
     "large pax headers": lambda scale: pax_headers(scale * 1900, 10_470),

@@ -238,13 +238,6 @@ def test_whatever_is_called_png_or_tar_is_named_as_what_it_is(save, tmp_path, wh
     assert f"'5/1.jpg' is {what}" in refusal(tmp_path / "folder")
 
 
-def damaged_headers() -> list[bytes]:
-    records = (b"size=1", b"size=-512", b"GNU.sparse.major=1", b"GNU.sparse.map=0,1", b"=", b"x" * 101 + b"=")
-    contents = (b"0 a=b\n", b"99 path=x\n", b"path=x\n", b"5 a\n", b"9" * 600)
-    of_all = [pax(record, kind=b"g") for record in (b"path=0_0.png", b"size=100")]
-    return [*map(pax, records), *(member("pax", data, b"x") for data in contents), *of_all, pax(*[b"a=b"] * 101)]
-
-
 LINES = bytes(29 * SIZE)
 NO_PIXELS = "'0_0.png' is a damaged PNG: its pixels are not 28x28"
 WRONG_PNGS = [
@@ -260,13 +253,15 @@ WRONG_PNGS = [
     *(("is a damaged PNG", SIGNATURE + IMAGE[8:33] + data + chunk(b"IEND")) for data in (b"", chunk(b"IDATx"))),
     (NO_PIXELS, SIGNATURE + IMAGE[8:33] + chunk(b"IDAT" + zlib.compress(LINES)[:-1]) + chunk(b"IEND")),
 ]
+PAX = [pax(b"size=1"), pax(b"GNU.sparse.map=0,1"), pax(b"path=0_0.png", kind=b"g"), pax(*[b"a=b"] * 101)]
+DAMAGED_PAX = [member("pax", data, b"x") for data in (b"0 a=b\n", b"99 path=x\n", b"5 a\n")]
 LIARS = [member("0_0.png", kind=bytes([kind]), size=size) for kind in b"0LKxg7" for size in (-512, 2**21, 2**60)]
 REFUSED = [  # what is said, and of which archives
     *((said, tar(("0_0.png", data))) for said, data in WRONG_PNGS),
     *(("are read", head + GOOD) for head in LIARS),
     *(("is a link, a device or sparse", member("0_0.png", kind=bytes([kind])) + GOOD) for kind in b"12346SZ"),
     *(("is cut off before its end", member("._x", size=10**9, kind=kind) + GOOD) for kind in (b"D", b"0")),
-    *(("has a pax header", head + GOOD) for head in damaged_headers()),
+    *(("has a pax header", head + GOOD) for head in PAX + DAMAGED_PAX),
     *(("unpack it", tar(("train.tar", data))) for data in (GOOD, gzip.compress(GOOD))),
     ("bad checksum at byte 1,024", GOOD[:1024] + b"x" + GOOD[1025:]),
     ("holds no images", tar(("README", b"none"))),
