@@ -164,13 +164,24 @@ def test_what_is_no_history_or_too_large_is_refused(tmp_path, monkeypatch):
     for content in (b"", b"{", b"[1, 2]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"epochs": ' + b"9" * 9999):
         path.write_bytes(content)
         assert "run.json" in refused(history.read_history, path)
-    write(tmp_path, {name: value for name, value in a_history().items() if name not in ("seed", "test_loss")})
-    assert "it has no seed, test_loss" in refused(history.read_history, path)
     write(tmp_path, a_history(), some_arrays())
     monkeypatch.setattr(files, "MAX_UNPACKED", 100)
     assert "more than 100 bytes" in refused(history.read_runs, tmp_path)
     monkeypatch.setattr(history, "MAX_HISTORY", 100)
     assert "run.json" in refused(history.read_history, path)
+
+
+def test_fields_that_are_missing_or_of_another_type_are_named(tmp_path):
+    for field in history.FIELDS:
+        assert field in refused(history.read_history, write(tmp_path, a_history(**{field: None})))
+    path = write(tmp_path, {name: value for name, value in a_history().items() if name not in ("seed", "test_loss")})
+    assert "seed, test_loss: missing, or of another type" in refused(history.read_history, path)
+
+
+@pytest.mark.parametrize("values", [[], [0.5], [0.5, 0.5, 0.5], [0.5, "x"], [0.5, math.nan], [0.5, 10**400]])
+@pytest.mark.parametrize("name", ["test_loss", "observed"])
+def test_lists_are_of_finite_numbers_one_an_epoch(tmp_path, name, values):
+    assert "run.json" in refused(history.read_history, write(tmp_path, a_history(**{name: values})))
 
 
 @pytest.mark.parametrize("kind", ["empty", "text", "objects", "a claim of a terabyte", "no digest", "of another run"])

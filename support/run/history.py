@@ -43,8 +43,12 @@ RECIPE = (  # the constants of the program that trained it
     *("averaging", "bn_images", "mean", "std", "padding"),
 )
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "matplotlib")  # whose versions a history names
-DATA = ("train_images", "test_images", "train_sha256", "test_sha256")
-FIELDS = ("name", *SETTINGS, "parameters", *DATA, *METRICS, "digest")  # that every reader may count on
+FIELDS: dict[str, Any] = {  # that every reader may count on
+    **dict.fromkeys(("name", "model", "data", "train_sha256", "test_sha256", "digest"), str),
+    **dict.fromkeys(("epochs", "batch_size", "validation", "classes", "seed", "parameters"), int),
+    **dict.fromkeys(("train_images", "test_images"), int) | dict.fromkeys(("lr", "weight_decay"), (int, float)),
+    **dict.fromkeys(METRICS, list) | {"augment": bool},
+}
 DRAWS = 8  # warps of each digit that an augmented run keeps, to be looked at
 MAX_HISTORY = 64 * 2**20  # bytes: a million epochs take less
 TRAIN_AGAIN = "train that run again, or move the file away"
@@ -201,8 +205,11 @@ def read_history(path: Path) -> History:
     """The history of a finished run in a JSON file, with FIELDS. Raises UserError."""
     with reading(path, TRAIN_AGAIN) as file:
         history: History = json.loads(file.read(MAX_HISTORY))
-        if missing := [name for name in FIELDS if name not in history]:
-            raise ValueError(f"it has no {', '.join(missing)}")
+        if wrong := [name for name, kind in FIELDS.items() if not isinstance(dict(history).get(name), kind)]:
+            raise ValueError(f"{', '.join(wrong)}: missing, or of another type")
+        lists = np.array([values for values in history.values() if isinstance(values, list)], float)  # of one length
+        if not lists.size or not np.isfinite(lists).all():
+            raise ValueError("its lists are empty, or hold what is no finite number")
     return history
 
 
