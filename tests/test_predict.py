@@ -1,5 +1,6 @@
 """The command: which weights it takes, what it says of pictures, and of files that are none."""
 
+import io
 import json
 import math
 import os
@@ -17,6 +18,7 @@ from PIL import Image, ImageDraw
 import dataset
 import main
 import predict
+from benchmarks import painter
 from benchmarks import predict as benchmark
 from model import MODELS
 from support import digits
@@ -306,3 +308,10 @@ def test_warning_curve_counts_wrong_and_right_answers_that_carry_a_warning():
     curve = result["of_wrong_and_right"]
     assert curve["0.5"] == [0, 0.25]
     assert curve["0.9"] == pytest.approx([2 / 3, 0.5])
+
+
+def test_painted_pictures_are_files_of_their_own():
+    for kind in painter.KINDS:
+        one, again, other = (painter.paint(kind, SEVEN, 7, np.random.default_rng(k)).getvalue() for k in (1, 1, 2))
+        assert one == again != other
+        assert Image.open(io.BytesIO(one)).format in ("JPEG", "PNG")
