@@ -55,9 +55,6 @@ PATIENCE = 300  # seconds; a run takes a few, so one that is not through by then
 Fault = Callable[[], object]  # called in a run's process before it starts
 
 
-# --- processes and their faults ---------------------------------------------------------------------------------------
-
-
 def run(argv: list[str], folder: Path, fault: Fault = lambda: None) -> Ended:
     """Run `main.py argv` in `folder`, in a process forked from this one; its status is less than 0 if it was killed."""
     torch.optim.SGD([torch.zeros(1)])  # the first optimizer imports for a second: here, and not in each fork
@@ -122,9 +119,6 @@ def in_step(number: int, action: Callable[[], object]) -> Fault:
     return plant
 
 
-# --- what has to hold -------------------------------------------------------------------------------------------------
-
-
 def left_behind(folder: Path) -> tuple[list[Path], list[Path]]:
     """The files below the folder that a reader would open, and the temporary ones."""
     found = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
@@ -187,9 +181,6 @@ def epochs_saved(folder: Path) -> int:
     """Epochs in the only checkpoint below the folder."""
     found = [path for path in left_behind(folder)[0] if path.suffixes == [".pt"]]
     return len(read(found[0])["history"]["train_loss"]) if found else 0
-
-
-# --- the parts --------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -269,9 +260,6 @@ def kill_while_replacing(harness: Harness, wanted: int, argv: list[str]) -> None
     steps = range(STEPS, 6 * STEPS + 1)  # from its checkpoint on: until then --resume finds the other run
     for step in harness.chance.sample(steps, min(wanted, len(steps))):
         harness.kill_run(argv, reference, [in_step(step, harness.kill())], before)
-
-
-# --- the command ------------------------------------------------------------------------------------------------------
 
 
 def few_digits(folder: Path) -> Path:

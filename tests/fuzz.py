@@ -6,7 +6,7 @@
 Each case is a small file of one of the KINDS, or a few that belong together. One of its parts, or of their parts, is
 damaged; everything around it is made right again (checksums, compression), so that the damage gets past the first
 check. What loads from a tar must be what tarfile and Pillow read, where they can. Prints how many cases loaded and were
-refused, the slowest, and the memory above what the program took before; the exit status is 1 if a case broke a rule.
+refused, and the memory above what the program took before; the exit status is 1 if a case broke a rule.
 """
 
 import argparse
@@ -85,9 +85,6 @@ CHUNKS = [
 HISTORY = [b' "epochs": null', b' "train_loss": []', b' "lr": NaN', b' "x": ' + b"[" * 100_000, b' "x": [{}]']
 
 
-# --- formats: how a file is taken apart, and how it is put together again ---------------------------------------------
-
-
 def every(size: int, data: bytes) -> list[bytes]:
     return [data[start : start + size] for start in range(0, len(data), size)]
 
@@ -114,12 +111,8 @@ def split_png(data: bytes) -> list[bytes]:
     return chunks
 
 
-def inflate(data: bytes) -> bytes:
-    return zlib.decompressobj().decompress(data)  # which takes what is cut off, too
-
-
-def deflate(parts: list[bytes]) -> bytes:
-    return zlib.compress(b"".join(parts))
+def inflate(chunk: bytes) -> bytes:
+    return zlib.decompressobj().decompress(chunk[4:])  # which takes what is cut off, too
 
 
 def split_zip(data: bytes) -> list[bytes]:
@@ -140,14 +133,11 @@ FORMATS: list[Any] = [  # how they begin; how to take them apart; how to put the
     (b"BZh", lambda data: every(4 * BLOCK, bz2.decompress(data)), joined(bz2.compress), STREAMS),
     (b".{257}ustar", partial(every, BLOCK), joined(with_checksum), HEADERS),
     (rb"\x89PNG", split_png, lambda chunks: SIGNATURE + joined(chunk)(chunks), CHUNKS),
-    (b"IDAT", lambda data: every(29, inflate(data[4:])), lambda lines: b"IDAT" + deflate(lines), [ZEROS]),
+    (b"IDAT", lambda data: every(29, inflate(data)), lambda lines: b"IDAT" + zlib.compress(b"".join(lines)), [ZEROS]),
     (rb"\0\0\x08", partial(every, 16), b"".join, [b"\0", ZEROS]),  # IDX
     (rb"\{", lambda data: data.split(b",\n"), b",\n".join, HISTORY),
     (b"PK", split_zip, join_zip, [b"x"]),
 ]
-
-
-# --- damage -----------------------------------------------------------------------------------------------------------
 
 
 def mutate(parts: list[bytes], draw: random.Random, foreign: list[bytes]) -> list[bytes]:
@@ -180,9 +170,6 @@ def damage(data: bytes, draw: random.Random) -> bytes:
     index = draw.choice((0, draw.randrange(len(parts))))
     parts[index] = damage(parts[index], draw)
     return join(parts)
-
-
-# --- cases ------------------------------------------------------------------------------------------------------------
 
 
 def make_case(kind: str, draw: random.Random, folder: Path) -> Path:
@@ -241,9 +228,6 @@ def make_idx(draw: random.Random, folder: Path) -> Path:
     return folder / "train-images-idx3-ubyte"
 
 
-# --- rules ------------------------------------------------------------------------------------------------------------
-
-
 def check(path: Path, kind: str) -> bool:
     """Whether it loads. Raises AssertionError, or anything, where a rule is broken."""
     try:
@@ -285,16 +269,10 @@ def read_otherwise(path: Path) -> list[tuple[int, bytes]] | None:
         return None
 
 
-# --- the command line -------------------------------------------------------------------------------------------------
-
-
 def run(count: int, seed: int, first: int = 0) -> dict[str, Any]:
-    """Figures of `count` cases: how many loaded and were refused, by kind; the slowest, in seconds; memory, in MB.
-
-    And what broke a rule: number and kind of the case, and how.
-    """
+    """Of `count` cases: how many loaded and were refused, by kind; what broke a rule, and how; memory, in MB."""
     loaded, refused, broken = collections.Counter[str](), collections.Counter[str](), []
-    slowest, before = (0.0, 0), 0.0
+    before = 0.0
     for case in range(first - 40, first + count):  # the first forty only fill the caches: what they take is no growth
         draw = random.Random(f"{seed} {case}")
         kind = draw.choice(KINDS + OFTEN)
@@ -304,15 +282,13 @@ def run(count: int, seed: int, first: int = 0) -> dict[str, Any]:
             try:
                 started = time.process_time()  # whatever else the machine does
                 (loaded if check(path, kind) else refused)[kind] += case >= first
-                seconds = time.process_time() - started
-                assert seconds < MAX_SECONDS, f"took {seconds:.1f} s"
-                slowest = max(slowest, (seconds, case))
+                assert time.process_time() - started < MAX_SECONDS, f"took over {MAX_SECONDS} s"
             except Exception as error:
                 broken.append((case, kind, repr(error)))
     memory = peak() - before
     if memory > MAX_MEMORY:
         broken.append((first, "all", f"took {memory:.0f} MB"))
-    return {"loaded": loaded, "refused": refused, "broken": broken, "slowest": slowest, "memory": memory}
+    return {"loaded": loaded, "refused": refused, "broken": broken, "memory": memory}
 
 
 def main() -> None:
@@ -323,9 +299,7 @@ def main() -> None:
     loaded, refused = figures["loaded"], figures["refused"]
     for kind in KINDS:
         print(f"{kind:<10} {loaded[kind]:>7,} loaded {refused[kind]:>7,} refused")
-    print(f"{'total':<10} {loaded.total():>7,} loaded {refused.total():>7,} refused")
-    seconds, case = figures["slowest"]
-    print(f"slowest {seconds:.2f} s of CPU time (case {case}), memory {figures['memory']:.0f} MB above the baseline")
+    print(f"{loaded.total():,} loaded, {refused.total():,} refused, {figures['memory']:.0f} MB above the baseline")
     for broken in figures["broken"]:
         print("BROKEN: case {}, {}: {}".format(*broken))
     sys.exit(1 if figures["broken"] else 0)

@@ -29,28 +29,8 @@ def noise() -> Tensor:
     return 255 * torch.rand(1, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
 
-def test_rotation_and_translation() -> None:
-    # `fill=None` is 0 outside the image, as in the warp; `fill=0` weights what lies on the edge twice
-    for angle in (-20, 0.1, 13):
-        expected = reference.rotate(noise(), angle, BILINEAR, fill=None)
-        torch.testing.assert_close(warp(noise(), matrices(angle)), expected, rtol=0, atol=0.01)
-    for right, down in ((2.8, -1.4), (-2, 0)):
-        expected = reference.affine(noise(), 0, [right, down], 1, [0, 0], BILINEAR, fill=None)
-        found = warp(noise(), matrices(shift=(right / SIZE, down / SIZE)))
-        torch.testing.assert_close(found, expected, rtol=0, atol=0.01)
-
-
-def test_resized_crop() -> None:
-    for left, top, width, height in ((2, 1, 25, 26), (0, 3, 28, 24)):
-        expected = reference.resized_crop(noise(), top, left, height, width, [SIZE, SIZE], BILINEAR, antialias=False)
-        found = warp(noise(), matrices(crop=(left / SIZE, top / SIZE, width / SIZE, height / SIZE)))
-        # torchvision repeats the crop's outermost pixels; the warp sees what lies behind them
-        inner = (..., slice(1, -1), slice(1, -1))
-        torch.testing.assert_close(found[inner], expected[inner], rtol=0, atol=0.01)
-
-
 def test_one_warp_is_rotation_then_translation_then_crop() -> None:
-    """On an image so smooth that it does not matter how often it is interpolated."""
+    """To a hundredth of a pixel of 28: on an image so smooth that it does not matter how often it is interpolated."""
     size = 280
     y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
     image = 255 * (torch.exp(-12 * ((x - 0.2) ** 2 + 2 * (y + 0.1) ** 2)) + torch.exp(-30 * ((x + 0.3) ** 2 + y**2)))
@@ -188,7 +168,6 @@ def test_a_function_of_a_batch_takes_its_place(train_set) -> None:
 
 WRONG = {
     "float32 (3, 28, 28)": lambda images: images[:, 0],
-    "float32 (2, 1, 28, 28)": lambda images: images[1:],
     "float64 (3, 1, 28, 28)": lambda images: images.double(),
     "NoneType ()": lambda images: None,
 }

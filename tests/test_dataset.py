@@ -34,8 +34,6 @@ def test_a_sample_is_normalized_with_two_pixels_of_background_around_it(train_se
     expected = np.zeros((32, 32))
     expected[2:30, 2:30] = train_set.images[7]
     np.testing.assert_allclose(image[0], (expected / 255 - 0.1307) / 0.3081, rtol=1e-6, atol=1e-6)
-    pixels = train_set.images[:5, None].float()  # predictions go the same way
-    assert torch.equal(network_input(pixels), train_set[:5][0])
 
 
 def test_a_batch_is_its_samples(train_set) -> None:
@@ -128,20 +126,6 @@ def test_targets_and_classes_as_torchvision_names_them(test_set, tmp_path) -> No
     assert repr(letters) == f"MNIST('{tmp_path / 'letters.tar'}', augment=False): 2 images"
 
 
-def test_the_digest_is_of_images_and_labels(test_set) -> None:
-    digests = {test_set.sha256(), test_set.split(1)[0].sha256()}
-    for change in (test_set.images[0, 0], test_set.labels[:1]):
-        change += 1
-        digests.add(test_set.sha256())
-    assert len(digests) == 4
-
-
-def test_to_moves_images_and_labels(test_set) -> None:
-    moved = test_set.to("meta")
-    assert moved is test_set
-    assert moved.images.device == moved.labels.device == torch.device("meta")
-
-
 def test_augmentations_that_are_taken_or_refused_when_they_are_set(sample, test_set) -> None:
     for augment in ((0.2, 0.8), [0.2, 0.8], (np.float32(0), 1), True, 1, (0.3, 0.3), np.float32(0.5), torch.relu, 0):
         test_set.augment = augment
@@ -173,8 +157,6 @@ def test_what_is_held_out_is_not_augmented(test_set) -> None:
         first, last = test_set.split(60)
         assert (first.augment, last.augment, test_set.augment) == (augment, False, augment)
         assert torch.equal(last[[0]][0], plain)
-    first.augment = False
-    assert test_set.augment is torch.relu
 
 
 def test_a_split_that_leaves_a_part_empty_is_refused(test_set) -> None:

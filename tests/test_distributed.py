@@ -172,21 +172,6 @@ def test_torchrun_itself(two, sample, tmp_path):
     assert history_of(tmp_path)["test_loss"] == history_of(two[0])["test_loss"]
 
 
-@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux's scheduler")
-@pytest.mark.parametrize("chosen", ["OTHER", "IDLE"])
-def test_threads_do_not_preempt_one_another_unless_the_user_chose_otherwise(tmp_path, chosen):
-    def action(rank):
-        os.sched_getscheduler = lambda pid: getattr(os, f"SCHED_{chosen}")
-        os.sched_setscheduler = lambda pid, policy, parameter: print(policy)
-        with distributed.process_group(torch.device("cpu")):
-            pass
-
-    assert fork(1, tmp_path, action) == [(0, f"{os.SCHED_BATCH}\n" * (chosen == "OTHER"), "")]
-
-
-# --- shares, in one process -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("count", [47, 48])
 def test_every_index_exactly_once_an_epoch_in_the_same_batches_however_many_share_them(monkeypatch, count):
     dataset, orders = TensorDataset(torch.arange(count), torch.arange(count)), []

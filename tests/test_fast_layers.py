@@ -41,9 +41,6 @@ def both(network: nn.Module, action, fits: bool = True) -> tuple[list[Tensor], l
     return found, action(plain)
 
 
-# --- the same functions -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -113,9 +110,6 @@ def test_under_autocast_they_are_the_plain_layers_to_the_bit():
         return [logits, *(parameter.grad for parameter in network.parameters())]
 
     torch.testing.assert_close(*both(LeNet5(batch_norm=True), forward), rtol=0, atol=0)
-
-
-# --- the swap ---------------------------------------------------------------------------------------------------------
 
 
 def test_behind_the_block_all_is_as_before_also_where_it_failed():

@@ -64,9 +64,6 @@ def finished(whole, tmp_path) -> Path:
     return tmp_path
 
 
-# --- kills ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("options", "number"), list(zip(faults.RUNS, faults.SIGNALS, strict=True)))
 def test_a_killed_run_loses_at_most_the_epoch_in_progress_and_ends_as_if_never_killed(small, tmp_path, options, number):
     """While it writes its second checkpoint; behind its third; before the history is renamed."""
@@ -126,9 +123,6 @@ def test_a_signal_stops_in_the_middle_of_an_epoch_with_what_is_done(small, tmp_p
     assert_same(tmp_path, whole)
 
 
-# --- resume and restart -----------------------------------------------------------------------------------------------
-
-
 def test_an_unfinished_run_is_not_thrown_away_unless_restart_asks_for_it(stopped, small, whole):
     before = checkpoint_of(stopped).read_bytes()
     error = refused(start(stopped, small, *FOUR))
@@ -179,9 +173,6 @@ def test_another_torch_other_threads_and_another_device_are_allowed_and_all_stan
     assert record["device"] == "NVIDIA H100, cpu"
     assert record["torch_version"].startswith("1.13.1, ")
     assert record["threads"] == [1, 1, 2, 2]
-
-
-# --- two runs of one name ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("options", "same"), [(["--restart", "--lr", "0.02"], False), ([], True)])
@@ -261,9 +252,6 @@ def test_two_runs_of_one_name_at_the_same_time(small, tmp_path, whole, moved):
     for path in (tmp_path / "run").rglob("*another*"):
         path.unlink()
     assert_same(tmp_path / "run", whole)
-
-
-# --- what is written, and where that fails ----------------------------------------------------------------------------
 
 
 RESULT = [".weights.pt", ".npz", ".json", ".png", ".pt"]  # in this order

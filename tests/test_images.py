@@ -34,14 +34,14 @@ def written(write: Callable[[io.BytesIO], object]) -> bytes:
     return file.getvalue()
 
 
-def png(pixels: np.ndarray) -> bytes:
+def png(pixels: np.ndarray, mode: str | None = None) -> bytes:
     """As Pillow writes it: compressed, with filters."""
-    return written(lambda file: Image.fromarray(pixels).save(file, "png"))
+    return written(lambda file: Image.fromarray(pixels).convert(mode).save(file, "png"))
 
 
-def raw_png(lines: bytes, depth: int = 8, colour: int = 0, interlace: int = 0, more: bytes = b"") -> bytes:
+def raw_png(lines: bytes, interlace: int = 0, more: bytes = b"") -> bytes:
     """A 28x28 PNG of these lines, each with its filter type in front, and of more chunks before them."""
-    header = struct.pack(">IIBBBBB", SIZE, SIZE, depth, colour, 0, 0, interlace)
+    header = struct.pack(">IIBBBBB", SIZE, SIZE, 8, 0, 0, 0, interlace)
     return SIGNATURE + chunk(b"IHDR" + header) + more + chunk(b"IDAT" + zlib.compress(lines)) + chunk(b"IEND")
 
 
@@ -101,9 +101,6 @@ def is_noise(path: Path) -> bool:
     return np.array_equal(found, NOISE) and labels.tolist() == [number % 10 for number in NUMBERS]
 
 
-# --- what loads -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("compress", COMPRESS.values(), ids=COMPRESS.keys())
 @pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS.keys())
 def test_every_archive_gives_the_same_arrays_in_any_order(save, format, compress) -> None:
@@ -124,19 +121,10 @@ def test_a_folder_gives_the_same_arrays(save, tmp_path) -> None:
     assert is_noise(tmp_path / "elsewhere")
 
 
-def test_streams_one_behind_the_other_are_one_file(save) -> None:
-    for compress in (gzip.compress, bz2.compress):
-        whole = tar(*MEMBERS)
-        parts = [compress(whole[start : start + 7000]) for start in range(0, len(whole), 7000)]
-        assert is_noise(save(compress(b"") + b"".join(parts) + bytes(2000)))  # zeros fill up the blocks of a tape
-
-
-def test_long_names_in_every_format_and_headers_that_say_nothing_of_images(save) -> None:
+def test_long_names_in_every_format_and_the_header_of_git_archive(save) -> None:
     for prefix, format in (("p" * 90, "ustar"), ("ä" * 150, "gnu"), ("ä" * 150, "pax")):
         assert is_noise(save(tar(*((f"{prefix}/{name}", data) for name, data in MEMBERS), format=FORMATS[format])))
-    with_a_list = member("train/", bytes(3000), b"D")  # as `tar -g` writes it, and `tar -V` the other
-    assert is_noise(save(member("volume", kind=b"V") + with_a_list + pax(b"comment=1", kind=b"g") + tar(*MEMBERS)))
-    assert read_images(save(pax(b"path=7_3.png") + named("0_0.png")))[1].tolist() == [3]
+    assert is_noise(save(pax(b"comment=1", kind=b"g") + tar(*MEMBERS)))
 
 
 def test_nothing_is_extracted(tmp_path, save) -> None:
@@ -152,7 +140,6 @@ def test_nothing_is_extracted(tmp_path, save) -> None:
         (["train/7/10.png", "train/7/2.png", "train/0/00003.PNG"], [1, 2, 0], [7, 0, 7]),
         (["7/img 2.png", "0/img 2.png"], [1, 0], [0, 7]),
         (["5/2_5.png", "5/1.png"], [1, 0], [5, 5]),  # the label may be said again
-        (["255/1.png", "0_0.png"], [1, 0], [0, 255]),
     ],
 )
 def test_the_number_and_the_label_are_in_the_name_or_the_folder(save, tmp_path, names, order, labels) -> None:
@@ -164,51 +151,22 @@ def test_the_number_and_the_label_are_in_the_name_or_the_folder(save, tmp_path, 
         assert (found[0][:, 0, 0].tolist(), found[1].tolist()) == (order, labels)
 
 
-def test_every_filter_of_png_is_undone_whatever_stands_before_and_behind(save, monkeypatch) -> None:
+def test_all_filters_and_kinds_of_gray_pngs_are_what_pillow_reads(save) -> None:
     lines = np.random.default_rng(0).integers(0, 256, (60, SIZE, 1 + SIZE), np.uint8)
     lines[:, :, 0] %= 5
     pngs = [raw_png(image.tobytes()) for image in lines]
-    for part in (1, 3 * SIZE * SIZE, 2**20):
-        monkeypatch.setattr(images, "UNFILTERED", part)
-        found, _ = read_images(save(tar(*((f"{i}_0.png", data) for i, data in enumerate(pngs)))))
-        assert [image.tobytes() for image in found] == [Image.open(io.BytesIO(data)).tobytes() for data in pngs]
+    interlaced = np.random.default_rng(0).integers(0, 5, 837, np.uint8)  # each of these may be a filter type, too
+    pngs.append(raw_png(interlaced.tobytes(), interlace=1))
+    pngs += [png(NOISE[1], mode) for mode in ("1", "P", "LA", "RGB", "RGBA")]
+    found, _ = read_images(save(tar(*((f"{i}_0.png", data) for i, data in enumerate(pngs)))))
+    expected = [Image.open(io.BytesIO(data)).convert("L").tobytes() for data in pngs]
+    assert [image.tobytes() for image in found] == expected
 
 
-BOMB = chunk(b"zTXtComment\0\0" + zlib.compress(bytes(10**8)))  # which is not unpacked
-RAMP = bytes(value for value in range(256) for _ in range(3))  # the palette of all grays
-KINDS = [(0, 1), (0, 2), (0, 4), (3, 1), (3, 2), (3, 4), (3, 8), (2, 8), (4, 8), (6, 8)]
-
-
-@pytest.mark.parametrize(("colour", "depth"), KINDS)
-@pytest.mark.parametrize("interlace", [0, 1])
-def test_every_kind_of_png_that_is_gray_is_what_pillow_reads(save, colour, depth, interlace) -> None:
-    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
-    sizes = [(4, 4), (3, 4), (7, 3), (7, 7), (14, 7), (14, 14), (28, 14)] if interlace else [(28, 28)]  # of Adam7
-    lines = b""
-    for width, height in sizes:
-        gray = np.random.default_rng(depth).integers(0, 256, (height, -(-width * depth // 8), 1), np.uint8)
-        row = gray.repeat(channels, 2)
-        if colour in (4, 6):
-            row[..., -1] = 255
-        lines += np.pad(row.reshape(height, -1), ((0, 0), (1, 0))).tobytes()
-    palette = chunk(b"PLTE" + RAMP[: 3 * 2**depth]) if colour == 3 else b""
-    data = raw_png(lines, depth, colour, interlace, BOMB + palette)
-    expected = Image.open(io.BytesIO(raw_png(lines, depth, colour, interlace, palette))).convert("L").tobytes()
-    assert read_images(save(tar(("0_0.png", data))))[0].tobytes() == expected
-
-
-# --- what is written --------------------------------------------------------------------------------------------------
-
-
-def transposed(pixels: np.ndarray) -> torch.Tensor:
-    """As EMNIST's are: a tensor that does not lie in memory as it is read."""
-    return torch.from_numpy(pixels.swapaxes(-2, -1).copy()).transpose(-2, -1)
-
-
-@pytest.mark.parametrize("make", [np.asarray, transposed])
-def test_what_is_written_is_read_again_and_the_same_each_time_in_a_new_folder(tmp_path, make) -> None:
-    for name, labels in (("a.tar", torch.arange(40)), ("b/c/b.tar", list(range(40)))):
-        write_tar(tmp_path / name, "train", make(NOISE), labels)
+def test_what_is_written_is_read_again_and_the_same_each_time_in_a_new_folder(tmp_path) -> None:
+    transposed = torch.from_numpy(NOISE.swapaxes(1, 2).copy()).transpose(1, 2)  # in memory otherwise, as EMNIST's are
+    write_tar(tmp_path / "a.tar", "train", NOISE, torch.arange(40))
+    write_tar(tmp_path / "b" / "c" / "b.tar", "train", transposed, list(range(40)))
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b" / "c" / "b.tar").read_bytes()
     found, labels = read_images(tmp_path / "a.tar")
     assert np.array_equal(found, NOISE)
@@ -252,9 +210,6 @@ def test_arrays_that_cannot_be_written_are_named_and_nothing_is_written(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
-
-
 def picture(format: str) -> bytes:
     return written(lambda file: Image.new("RGB", (40, 30), "gray").save(file, format))
 
@@ -262,7 +217,6 @@ def picture(format: str) -> bytes:
 OTHER_FILES: list[tuple[str, bytes]] = [  # what people have in place of PNGs and tars, and what it is called
     ("a JPEG", picture("jpeg")),
     *(("a GIF, BMP, TIFF or WebP picture", picture(format)) for format in ("bmp", "gif", "tiff", "webp")),
-    ("a zip file; unpack it", written(lambda file: zipfile.ZipFile(file, "w").close())),
     ("a zip file; unpack it", written(lambda file: zipfile.ZipFile(file, "w").writestr("0_0.png", IMAGE))),
     ("arrays of another format; README.md", written(lambda file: np.save(file, np.zeros(3)))),
     ("arrays of another format; README.md", written(lambda file: np.savez(file, np.zeros(3)))),
@@ -284,20 +238,12 @@ def test_whatever_is_called_png_or_tar_is_named_as_what_it_is(save, tmp_path, wh
     assert f"'5/1.jpg' is {what}" in refusal(tmp_path / "folder")
 
 
-def damaged_headers() -> list[bytes]:
-    records = (b"size=1", b"size=-512", b"GNU.sparse.major=1", b"GNU.sparse.map=0,1", b"=", b"x" * 101 + b"=")
-    contents = (b"0 a=b\n", b"99 path=x\n", b"path=x\n", b"5 a\n", b"9" * 600)
-    of_all = [pax(record, kind=b"g") for record in (b"path=0_0.png", b"size=100")]
-    return [*map(pax, records), *(member("pax", data, b"x") for data in contents), *of_all, pax(*[b"a=b"] * 101)]
-
-
 LINES = bytes(29 * SIZE)
 NO_PIXELS = "'0_0.png' is a damaged PNG: its pixels are not 28x28"
 WRONG_PNGS = [
     ("'0_0.png' is 32x28, 8-bit; expected 28x28", png(np.zeros((28, 32), np.uint8))),
     ("is 28x28, 16-bit; expected 28x28, 8-bit grayscale", png(np.full((SIZE, SIZE), 200, np.uint16))),
     ("is 4294967295x4294967295", SIGNATURE + chunk(b"IHDR" + b"\xff" * 8 + b"\x08\0\0\0\0") + chunk(b"IEND")),
-    ("is 0x0, 0-bit", SIGNATURE + chunk(b"IEND")),
     ("is coloured or transparent, of mode RGB;", png(np.full((SIZE, SIZE, 3), (9, 9, 0), np.uint8))),
     ("is coloured or transparent, of mode RGBA", png(np.full((SIZE, SIZE, 4), (0, 0, 0, 7), np.uint8))),
     ("is coloured or transparent, of mode L;", raw_png(LINES, more=chunk(b"tRNS\0\0"))),
@@ -306,22 +252,21 @@ WRONG_PNGS = [
     (NO_PIXELS, raw_png(LINES[:100], interlace=1)),
     *(("is a damaged PNG", SIGNATURE + IMAGE[8:33] + data + chunk(b"IEND")) for data in (b"", chunk(b"IDATx"))),
     (NO_PIXELS, SIGNATURE + IMAGE[8:33] + chunk(b"IDAT" + zlib.compress(LINES)[:-1]) + chunk(b"IEND")),
-    ("is a damaged PNG: cannot identify image file", SIGNATURE + chunk(b"tEXt" + IMAGE[16:29]) + IMAGE[33:]),
 ]
+PAX = [pax(b"size=1"), pax(b"GNU.sparse.map=0,1"), pax(b"path=0_0.png", kind=b"g"), pax(*[b"a=b"] * 101)]
+DAMAGED_PAX = [member("pax", data, b"x") for data in (b"0 a=b\n", b"99 path=x\n", b"5 a\n")]
 LIARS = [member("0_0.png", kind=bytes([kind]), size=size) for kind in b"0LKxg7" for size in (-512, 2**21, 2**60)]
 REFUSED = [  # what is said, and of which archives
     *((said, tar(("0_0.png", data))) for said, data in WRONG_PNGS),
     *(("are read", head + GOOD) for head in LIARS),
     *(("is a link, a device or sparse", member("0_0.png", kind=bytes([kind])) + GOOD) for kind in b"12346SZ"),
     *(("is cut off before its end", member("._x", size=10**9, kind=kind) + GOOD) for kind in (b"D", b"0")),
-    *(("has a pax header", head + GOOD) for head in damaged_headers()),
+    *(("has a pax header", head + GOOD) for head in PAX + DAMAGED_PAX),
     *(("unpack it", tar(("train.tar", data))) for data in (GOOD, gzip.compress(GOOD))),
     ("bad checksum at byte 1,024", GOOD[:1024] + b"x" + GOOD[1025:]),
     ("holds no images", tar(("README", b"none"))),
     ("1_1.png' has no number of its own", named("1_1.png", "other/001_7.png")),
     ("'5/a.png' has no number of its own", named("0_0.png", "5/a.png")),
-    ("has no number of its own", named("1_0.png", "5/1.png")),
-    ("'5/a.png' has no number of its own", named("5/a.png", "5/a.png")),
     ("'5/1_3.png' has the label 3 and 5 by its path", named("5/1_3.png")),
     ("has no label", named("\x1b[2J" + "x" * 100_000 + "\n.png")),
 ]
@@ -353,7 +298,7 @@ def test_a_cut_a_flipped_bit_and_bytes_behind_the_end_are_seen(save, compress) -
         refusal(save(compress(bytes(damaged))))
     if compress is not bytes:
         refusal(save(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 4]) + whole[len(whole) // 2 + 1 :]))
-    for more in (b"more", bytes(3 * 2**20), GOOD):
+    for more in (b"more", GOOD):
         assert "goes on behind it" in refusal(save(compress(GOOD + more)))
 
 
@@ -394,19 +339,13 @@ def test_files_in_folders_that_are_none(save, tmp_path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs permissions as POSIX has them")
-def test_what_may_not_be_read(tmp_path, save, as_nobody) -> None:
-    archive, file = save(GOOD), save(IMAGE, "b/0_0.png")
-    folder, below = save(IMAGE, "a/0_0.png").parent, save(IMAGE, "c/closed/0_0.png").parent
-    for path in (archive, folder, file, below):
-        path.chmod(0)
+def test_a_folder_that_may_not_be_read_is_not_passed_over(save, as_nobody) -> None:
+    closed = save(IMAGE, "top/closed/0_0.png").parent
+    closed.chmod(0)
     with as_nobody():
-        for path in (archive, folder, file.parent, below.parent):
-            assert "Permission denied" in refusal(path)
-    for path in (folder, below):
-        path.chmod(0o755)  # so that pytest can clear them
+        assert "Permission denied" in refusal(closed.parent)
+    closed.chmod(0o755)  # so that pytest can clear it
 
-
-# --- IDX --------------------------------------------------------------------------------------------------------------
 
 IDX = {"images": idx(np.zeros((3, SIZE, SIZE))), "labels": idx(np.array([5, 0, 4]))}
 
@@ -418,19 +357,6 @@ def idx_pair(folder: Path, **content: bytes) -> Path:
     return folder / "train-images-idx3-ubyte"
 
 
-@pytest.mark.parametrize("compress", COMPRESS.values(), ids=COMPRESS.keys())
-def test_idx_files_as_they_are_and_packed(tmp_path, compress) -> None:
-    pixels = np.arange(1, 4).repeat(SIZE * SIZE).reshape(3, SIZE, SIZE)
-    path = idx_pair(tmp_path, images=compress(idx(pixels)), labels=compress(IDX["labels"]))
-    if compress is not bytes:
-        for file in tmp_path.iterdir():
-            file.rename(f"{file}.gz")
-        path = tmp_path / f"{path.name}.gz"
-    found, labels = read_images(path)
-    assert found.flags.writeable
-    assert (found[:, 3, 4].tolist(), labels.tolist(), labels.dtype) == ([1, 2, 3], [5, 0, 4], np.int64)
-
-
 WRONG_IDX = {
     "cut off": {"images": IDX["images"][:-1]},
     "longer": {"images": IDX["images"] + b"\0"},
@@ -438,7 +364,6 @@ WRONG_IDX = {
     "a claim": {"images": struct.pack(">4I", 2051, 2**32 - 1, SIZE, SIZE)},
     "another size": {"images": idx(np.zeros((3, 32, SIZE)))},
     "none": {"images": idx(np.zeros((0, SIZE, SIZE)))},
-    "another type": {"images": b"\0\0\x0d\3" + bytes(100)},
     "labels cut off": {"labels": IDX["labels"][:-1]},
     "text": {"labels": b"five, zero, four"},
 }

@@ -72,9 +72,6 @@ def test_lenets_weights_are_drawn_in_the_order_of_the_layers_and_a_seed_gives_th
         assert layer.weight.equal(kind.weight)
 
 
-# --- the table of layers ----------------------------------------------------------------------------------------------
-
-
 def table(model: nn.Module, shape: tuple[int, ...] = SHAPE) -> tuple[list[list[str]], int]:
     """The rows of the table, each split into its cells, and the total."""
     _, *rows, total = describe(model, shape).splitlines()
@@ -155,9 +152,6 @@ def test_the_table_of_an_unusual_network():
     assert [int(row[-1].replace(",", "")) for row in rows] == [0, 1024 * 8 + 8, 72, 0, 8, gru, 4, 30]
     assert [row[2] for row in rows][-3:] == ["-", "4", "-"]
     assert total == count_parameters(Unusual())
-
-
-# --- logits -----------------------------------------------------------------------------------------------------------
 
 
 class Fork(nn.Module):

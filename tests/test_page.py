@@ -13,7 +13,7 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
-from selenium.webdriver.common.actions.interaction import POINTER_MOUSE, POINTER_PEN, POINTER_TOUCH
+from selenium.webdriver.common.actions.interaction import POINTER_MOUSE, POINTER_TOUCH
 from selenium.webdriver.common.actions.pointer_input import PointerInput
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -30,9 +30,6 @@ from tests.test_ink import blotted
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "result_plot" / "draw.html"
 WEIGHTS = ROOT / "weights" / "lenet_bn_augment.pt"
-
-
-# --- the browser ------------------------------------------------------------------------------------------------------
 
 
 def start_browser() -> Chrome:
@@ -88,8 +85,6 @@ def shown(page: Chrome, name: str) -> str:
 def click(page: Chrome, name: str) -> None:
     page.find_element(By.ID, name).click()
 
-
-# --- drawing ----------------------------------------------------------------------------------------------------------
 
 # Strokes through points of a square, 0 to 100, x to the right, y downwards: few points, as of a fast hand.
 DIGITS = {
@@ -147,9 +142,6 @@ def read_by_predict(page: Chrome) -> Digit:
     return judge(glyph_of(ink > 0), lambda glyph: recognize(glyph, network))
 
 
-# --- what is written --------------------------------------------------------------------------------------------------
-
-
 def test_the_committed_page_is_that_of_the_committed_weights_and_names_no_other_file(tmp_path):
     write_page(tmp_path / "draw.html", "lenet_bn_augment", load_network(WEIGHTS)[1])
     page = PAGE.read_bytes()
@@ -174,9 +166,6 @@ def test_a_network_that_the_page_does_not_compute_is_refused(layers, said, tmp_p
     with pytest.raises(UserError, match=said):
         write_page(page, "my_net", network)
     assert page.read_text() == "as it was"
-
-
-# --- what it computes -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("run", ["lenet_bn_augment", "lenet", "mlp"])
@@ -237,24 +226,13 @@ def test_blots_and_narrow_loops_are_prepared_as_predict_does(digit, opened):
     assert np.abs(np.reshape(seen, (28, 28)) - normalize(mask).astype(int)).max() <= 4  # Pillow rounds twice
 
 
-# --- what it shows ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("way", "kind", "digits"),
-    [
-        (LARGE, POINTER_MOUSE, "047"),
-        (THICK, POINTER_MOUSE, "689"),
-        (SMALL, POINTER_TOUCH, "258"),
-        (CORNER, POINTER_PEN, "136"),
-    ],
-)
-def test_digits_drawn_in_any_way_are_recognized(way, kind, digits, opened):
+@pytest.mark.parametrize(("way", "digits"), [(LARGE, "047"), (THICK, "689"), (SMALL, "258"), (CORNER, "136")])
+def test_digits_drawn_in_any_way_are_recognized(way, digits, opened):
     (pen, box), page = way, opened()
     page.find_elements(By.NAME, "pen")[pen].click()
     for digit in digits:
-        draw(page, DIGITS[int(digit)], box, kind)
+        draw(page, DIGITS[int(digit)], box)
         assert shown(page, "digit") == digit
         click(page, "clear")
 
@@ -292,12 +270,6 @@ def test_undo_takes_one_stroke_back_and_brings_back_what_was_cleared(opened):
     assert shown(page, "digit") == ""
     click(page, "undo")
     assert shown(page, "digit") == "1"
-    for _ in range(3):  # more often than there are strokes
-        click(page, "undo")
-    assert shown(page, "digit") == ""
-
-
-# --- for everyone -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -350,8 +322,6 @@ def test_a_digit_is_drawn_undone_and_cleared_with_the_keyboard_alone(opened):
     press(page, Keys.DELETE)
     assert shown(page, "digit") == ""
     WebDriverWait(page, 5).until(lambda _: said.get_attribute("textContent") == "Nothing drawn")
-    press(page, 3 * Keys.TAB, Keys.ARROW_RIGHT)
-    assert page.execute_script("return document.querySelector('[name=pen]:checked').value") == "0.1"
 
 
 @pytest.mark.slow

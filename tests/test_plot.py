@@ -135,12 +135,9 @@ def test_the_learning_rate_is_drawn_as_it_is(run):
         assert axes.get_xlim() == (0, epochs + 0.5)
 
 
-@pytest.mark.parametrize("change", [{"learning_rate": [0.1, 0.05, 0.02, 0.01, 0.01, 0.01]}, {"warmup_steps": "none"}])
-def test_a_learning_rate_of_another_program_is_drawn_as_it_was_noted(change):
-    history = make(**change).history
-    assert plot.learning_rates(history) == ([0, 1, 2, 3, 4, 5], history["learning_rate"])  # at each epoch's first step
-    del history["learning_rate"], history["decay"]
-    plot.draw_run(history)
+def test_a_schedule_of_ones_own_is_drawn_as_it_was_noted_at_each_epochs_first_step():
+    noted = [0.1, 0.05, 0.02, 0.01, 0.01, 0.01]
+    assert plot.learning_rates(make(learning_rate=noted).history) == ([0, 1, 2, 3, 4, 5], noted)
 
 
 def test_the_confusion_matrix_has_labels_as_rows_and_predictions_as_columns():
@@ -201,7 +198,6 @@ def test_augmentation_shows_each_original_beside_its_own_draws():
     assert np.array_equal(rows[:, 0], BN.arrays["originals"])
     assert np.array_equal(rows[:, 1:], BN.arrays["warped"])
     assert "in training each image's strength is drawn from 0.0 to 1.0" in assert_clean(figure)
-    plot.draw_augmentation({}, BN.arrays)  # as another version may have written it
 
 
 def drawn(figure, panel=0):
@@ -278,13 +274,3 @@ def test_runs_of_one_configuration_that_differ_are_curves_of_their_own():
     assert found.pop("LeNet-5") == ["lenet_seed1", "lenet_seed2"]
     assert set(found) == {f"LeNet-5, {name}" for name in ("lenet_seed9", "batch256", "tuesday", "thursday", "friday")}
     assert set(curves_of(runs[4:5])) == {"LeNet-5"}  # what all share is no news
-    for run in runs[:2]:
-        del run.history["max_grad_norm"]  # as another version may have written it
-    assert len(curves_of(runs)) == 6
-
-
-def test_at_most_six_networks_are_drawn_and_of_the_study_where_the_reader_has_none():
-    study = [make(model, seed=seed) for model in "abcdefgh" for seed in (1, 2)]
-    networks = {name: draw for name, _, draw in plot.drawings([], study)}["networks.png"]
-    assert list(networks.args[0]) == list("abcdef")
-    assert "networks.png" not in {name for name, _, _ in plot.drawings(study[:2], [])}

@@ -56,9 +56,6 @@ def row(*digits: int, gap: int = 40) -> Image.Image:
     return image
 
 
-# --- answers ----------------------------------------------------------------------------------------------------------
-
-
 def test_probabilities_are_those_of_the_training_code(sample):
     _, network = predict.load_network(WEIGHTS)
     test_set = dataset.MNIST(sample / "test.tar")
@@ -153,9 +150,6 @@ def test_what_is_too_small_beside_the_largest_is_not_left_out_silently():
     assert warnings == ["1 much smaller figure is left out"]
 
 
-# --- the figure -------------------------------------------------------------------------------------------------------
-
-
 def test_show_draws_a_row_a_file(command, tmp_path):
     name = "one $x$ 한 \N{GRINNING FACE}.png"
     drawn(1).save(name)
@@ -200,9 +194,6 @@ def test_page_is_written_without_a_picture_and_nothing_is_done_without_either(co
         assert error.startswith("error: ")
 
 
-# --- files that are no pictures ---------------------------------------------------------------------------------------
-
-
 def test_what_cannot_be_read_is_said_and_the_rest_is_read(command):
     drawn(4, size=800).save("truncated.jpg")
     os.truncate("truncated.jpg", os.path.getsize("truncated.jpg") // 2)
@@ -241,9 +232,6 @@ def test_a_fresh_clone_reads_any_name_in_any_encoding_in_a_notebook(tmp_path):
     assert len(run.stdout.splitlines()) == len(names)
     assert len(run.stderr.splitlines()) == 1, run.stderr
     assert (tmp_path / "o.png").stat().st_size > 0
-
-
-# --- weights ----------------------------------------------------------------------------------------------------------
 
 
 def test_what_the_reader_trained_goes_before_the_committed_weights(command, monkeypatch):
@@ -294,8 +282,6 @@ def test_weights_of_no_network_or_of_another_are_refused(command, changes):
     assert error.startswith("error: some.pt: ")
     assert len(error.splitlines()) <= 2
 
-
-# --- the benchmark ----------------------------------------------------------------------------------------------------
 
 SEVEN = np.asarray(drawn(7, size=28, pen=3, paper=0, ink=255))
 

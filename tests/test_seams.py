@@ -48,9 +48,6 @@ def accuracy_by_hand(network: nn.Module, images: Tensor, labels: Tensor) -> floa
         return float((network.eval()(images).argmax(1) == labels).float().mean())
 
 
-# --- from Python ------------------------------------------------------------------------------------------------------
-
-
 def test_run_returns_the_history_that_it_keeps_and_the_same_call_goes_on(settings, tmp_path, capsys):
     history = run(settings("mlp"))
     assert history == history_of(tmp_path)
@@ -76,9 +73,6 @@ def test_a_validation_set_takes_the_place_of_the_test_set_which_is_not_opened(se
     assert (history["validation"], history["train_images"], history["test_images"]) == (60, 150, 60)
     assert history["test_sha256"] == held_out.sha256()
     assert history["test_accuracy"][-1] == pytest.approx(accuracy_by_hand(watcher.average, *held_out[:]))
-
-
-# --- a network of one's own -------------------------------------------------------------------------------------------
 
 
 class Centred(nn.Module):
@@ -154,9 +148,6 @@ def test_letters_are_26_classes_and_a_network_need_not_know_of_them(sample, tmp_
     assert not checkpoint_of(tmp_path, "ten").exists()
 
 
-# --- a loop of one's own ----------------------------------------------------------------------------------------------
-
-
 def test_another_optimizer_another_schedule_and_an_ordinary_data_loader(small) -> None:
     torch.manual_seed(0)
     train_set, test_set = MNIST(small / "train.tar", augment=0.2), MNIST(small / "test.tar")
@@ -185,9 +176,6 @@ def test_train_and_test_take_the_same(small) -> None:
     for kind in (batches, loader):
         found = main.train(network, copy.deepcopy(network), kind, optimizer, LambdaLR(optimizer, lambda step: 1.0))
         assert found == pytest.approx(expected, rel=1e-5)
-
-
-# --- a run that is watched --------------------------------------------------------------------------------------------
 
 
 def test_early_stopping(settings, tmp_path) -> None:

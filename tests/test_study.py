@@ -9,7 +9,6 @@ import time
 import pytest
 import torch
 
-import dataset
 import main
 import study
 from support.run import read_history
@@ -53,17 +52,6 @@ def test_norms_are_those_of_the_mean_loss_in_training_mode(train_set):
     torch.nn.functional.cross_entropy(network.train()(train_set[first][0]), train_set.labels[:1000]).backward()
     assert measured["gradient_norm_c3"] == pytest.approx(network.c3.weight.grad.norm().item(), rel=1e-4)
     assert measured["weight_norm_c3"] == pytest.approx(network.c3.weight.norm().item(), rel=1e-4)
-
-
-def test_the_augmented_images_are_the_same_in_all_runs_and_no_draw_of_the_run(sample):
-    one, other = (dataset.MNIST(sample / "train.tar") for _ in range(2))
-    before = torch.get_rng_state()
-    clean, augmented = study.first_images(one)
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(2)
-    assert torch.equal(augmented.images, study.first_images(other)[1].images)
-    assert torch.equal(clean.images, one.images)
-    assert not torch.equal(augmented.images, one.images)
 
 
 def test_digits_are_shifted_by_whole_pixels_and_turned_counter_clockwise(test_set):
