@@ -48,7 +48,8 @@ MAX_MEMORY = 300  # MB above what the program took before the first case
 KINDS = ("png", "tar", "folder", "idx", "picture", "json", "npz", "pt")
 OFTEN = ("png", "tar", "tar") * 2  # there is more in them
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = {kind: next(ROOT.glob(f"*/lenet.{kind}")) for kind in ("json", "npz", "pt")}  # of a committed run
+PLACES = {"json": "result_plot/study", "npz": "result_plot/study", "pt": "weights"}
+RESULTS = {kind: ROOT / place / f"lenet.{kind}" for kind, place in PLACES.items()}  # of committed runs
 READ: dict[str, Callable[[Path], Any]] = {"json": read_history, "pt": load_network, "picture": open_picture}
 READ["npz"] = partial(read_arrays, history=read_history(RESULTS["json"]))
 
