@@ -56,7 +56,7 @@ def _page_computes(network: nn.Module) -> bool:
         difference = page_logits(network.state_dict(), images) - logits
     except (KeyError, RuntimeError):  # a layer that is lacking, shapes that do not fit each other
         return False
-    return logits.shape[1] == CLASSES and bool(difference.abs().max() <= AGREEMENT * logits.abs().max())
+    return logits.shape[1:] == (CLASSES,) and bool(difference.abs().max() <= AGREEMENT * logits.abs().max())
 
 
 def page_logits(parameters: dict[str, Tensor], images: Tensor) -> Tensor:
