@@ -234,12 +234,12 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
         check_logits(network, shape, data["classes"])
         distributed.check_batch_size(settings.batch_size, len(train_set), network)
         facts = recipe_of(network, settings.augment) | data | {"device": distributed.device_name(device)}
-        record = history.new_history(vars(settings), DEFAULTS, facts, callback.measures)
+        record = history.new_history(vars(settings), DEFAULTS, facts)
         files = checkpoint.RunFiles(record["name"], Path(settings.output_dir), Path(settings.checkpoint_dir))
         state = distributed.main_decides(
             lambda: checkpoint.open_run(stack, files, record, settings.resume, settings.restart)
         )
-        if state and state["finished"]:
+        if state and "digest" in state["history"]:  # it is finished
             return state["history"]
         training = make_training(settings, network.to(device), train_set, test_set)
         if state:
@@ -345,7 +345,7 @@ def recipe_of(network: nn.Module, augment: Any) -> History:
 
 
 def finish(files: checkpoint.RunFiles, training: Training, record: History, pictures: bool) -> None:
-    """Write weights, arrays, history and picture; then mark the checkpoint as finished."""
+    """Write weights, arrays, history and picture; then there is nothing to go on with."""
     test_set, average = training.test_set, training.average
     arrays = result.answers(*predict(average, in_order(test_set, range(len(test_set)))))
     if pictures:
@@ -357,7 +357,7 @@ def finish(files: checkpoint.RunFiles, training: Training, record: History, pict
     print(history.summary(record))
     if pictures:
         result.save_picture(files.picture, lambda file: plot.save(plot.draw_run(record), file, record["digest"]))
-    checkpoint.save_checkpoint(files, training._asdict(), record)
+    files.checkpoint.unlink()
 
 
 def load_network(path: Path) -> tuple[str, nn.Module]:

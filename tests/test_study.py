@@ -11,7 +11,7 @@ import torch
 
 import main
 import study
-from support.run import read_history
+from support.run import read_run
 from support.study import jobs
 from support.terminal import UserError
 
@@ -87,7 +87,7 @@ def test_the_lines_train_their_runs_and_what_is_finished_is_not_trained_again(sm
     assert (program, name) == ("python", "study.py")
     assert not run_study(monkeypatch, *argv)
     (path,) = tmp_path.glob("out/*.json")
-    history, before = read_history(path), path.read_bytes()
+    history, before = read_run(path).history, path.read_bytes()
     assert (history["model"], history["augment"], history["seed"], history["threads"]) == ("mlp", False, 1, [1])
     assert not list(tmp_path.glob("out/*.png"))  # nobody would look at them
     capsys.readouterr()
