@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,6 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.optim.swa_utils import update_bn
-from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 import plot
@@ -140,31 +139,28 @@ def train_step(network: nn.Module, optimizer: Optimizer, images: Tensor, labels:
     return loss.detach(), logits.detach()
 
 
-def test(network: nn.Module, data: Dataset | Loader) -> tuple[float, float]:
-    """Mean loss (nats) and accuracy in evaluation mode.
+def test(network: nn.Module, data: MNIST | Loader) -> tuple[float, float]:
+    """Mean loss (nats) and accuracy in evaluation mode, on a data set or on batches as `train` takes them.
 
-    data: batches as `train` takes them, or a data set of images and labels, of which each of several processes takes a
-    share. An average that `train` has moved needs `recalibrate_batch_norm` first, if it has batch normalization.
+    An average that `train` has moved needs `recalibrate_batch_norm` first, if it has batch normalization.
     """
-    batches = in_order(data, distributed.shard(len(data))) if isinstance(data, Dataset) else data  # type: ignore[arg-type]
-    logits, labels = predict(network, batches)
+    logits, labels = predict(network, data)
     loss = F.cross_entropy(logits, labels, reduction="sum")
     return distributed.all_reduce_mean([loss], [(logits.argmax(1) == labels).sum()], len(labels))
 
 
 @torch.no_grad()
-def predict(network: nn.Module, batches: Loader) -> tuple[Tensor, Tensor]:
-    """Logits (N, classes) in evaluation mode, and the labels (N,)."""
+def predict(network: nn.Module, data: MNIST | Loader) -> tuple[Tensor, Tensor]:
+    """Logits (N, classes) in evaluation mode, and the labels (N,), of a data set or of batches."""
+    batches = in_order(data, len(data)) if isinstance(data, MNIST) else data
     with fast_layers_in(network.eval()):
         logits, labels = zip(*((network(images), labels) for images, labels in batches), strict=True)
     return torch.cat(logits), torch.cat(labels).to(logits[0].device)
 
 
-def in_order(dataset: Dataset, indices: range) -> Loader:
-    """These images in their order, in batches of one size, up to TEST_BATCH: one image left over has no variance."""
-    if not isinstance(dataset, MNIST):
-        return DataLoader(Subset(dataset, indices), TEST_BATCH)
-    batches = torch.tensor(indices).tensor_split(max(1, math.ceil(len(indices) / TEST_BATCH)))
+def in_order(dataset: MNIST, count: int) -> Loader:
+    """The first images in batches of one size, up to TEST_BATCH: one image left over would have no variance."""
+    batches = torch.arange(count).tensor_split(max(1, math.ceil(count / TEST_BATCH)))
     return (dataset[batch] for batch in batches)
 
 
@@ -190,31 +186,27 @@ def update_average(average: nn.Module, network: nn.Module, step: int) -> None:
 
 @torch.no_grad()
 def recalibrate_batch_norm(average: nn.Module, network: nn.Module, dataset: MNIST) -> None:
-    """Give the averaged weights their buffers: those of `network`, and batch normalization's statistics measured anew.
+    """Give the averaged weights the buffers of `network`, and batch normalization statistics of their own.
 
     Averaged weights need statistics of their own (Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
     Generalization", 2018), and those that ran along in training are of augmented images, which test images are not.
-    They are measured on the first images of `dataset`, of which each of several processes takes a share.
     """
     for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(buffer)
-    images = min(BN_IMAGES, len(dataset))
-    mine = distributed.shard(images)
-    update_bn(in_order(dataset, mine), average)
-    distributed.average_buffers(average, len(mine) / images)
+    update_bn(in_order(dataset, min(BN_IMAGES, len(dataset))), average)
 
 
-class Training(NamedTuple):
-    """What an epoch changes, and what it reads."""
+class Training:
+    """The recipe put together, for a network that has its initial weights and lies where the data are."""
 
-    network: nn.Module
-    wrapped: nn.Module  # the same network, as several processes train it together, or a GPU replays it
-    average: nn.Module
-    optimizer: Optimizer
-    scheduler: LRScheduler
-    train_set: MNIST
-    batches: distributed.Batches
-    test_set: MNIST
+    def __init__(self, settings: Settings, network: nn.Module, train_set: MNIST) -> None:
+        self.network, self.average, self.train_set = network, copy.deepcopy(network), train_set
+        self.batches = distributed.Batches(train_set, settings.batch_size, settings.seed)
+        self.wrapped = GraphedStep(distributed.wrap(network))  # what several processes train, and a GPU replays
+        sgd: dict[str, Any] = {"momentum": MOMENTUM, "nesterov": NESTEROV, "fused": True}
+        self.optimizer = OPTIMIZER(network.parameters(), settings.lr, weight_decay=settings.weight_decay, **sgd)
+        steps = len(self.batches) * settings.epochs  # the rate is that of the middle of each step
+        self.scheduler = LambdaLR(self.optimizer, lambda step: learning_rate(step + 0.5, steps))
 
 
 def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa: B008 - it holds nothing
@@ -241,9 +233,9 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
         )
         if state and "digest" in state["history"]:  # it is finished
             return state["history"]
-        training = make_training(settings, network.to(device), train_set, test_set)
+        training = Training(settings, network.to(device), train_set)
         if state:
-            checkpoint.restore(state, files.checkpoint, training._asdict())
+            checkpoint.restore(state, files.checkpoint, vars(training))
             record = history.resumed(state["history"], record)
         if distributed.is_main():
             threads = f"{distributed.world_size()} x {torch.get_num_threads()} threads"
@@ -255,18 +247,18 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
         if not state:
             record |= history.measured(record, callback.on_train_begin(training.network, training.average, train_set))
         for epoch in range(history.epochs_done(record) + 1, settings.epochs + 1):
-            metrics = train_and_test(training, epoch, settings)
+            metrics = train_and_test(training, test_set, epoch, settings)
             callback.history = record | {name: [*record[name], value] for name, value in metrics.items()}
             history.add_epoch(record, metrics, callback.on_epoch_end(training.network, training.average, train_set))
             if distributed.is_main():
-                checkpoint.save_checkpoint(files, training._asdict(), record)
+                checkpoint.save_checkpoint(files, vars(training), record)
                 print(history.epoch_line(record))
             if callback.stop:
                 break
         record |= history.measured(record, callback.on_train_end(training.average, test_set))
         record = history.with_digest(record)
         if distributed.is_main():
-            finish(files, training, record, callback.pictures)
+            finish(files, training, test_set, record, callback.pictures)
     return record
 
 
@@ -297,37 +289,25 @@ def build_network(model: str, classes: int) -> nn.Module:
     return MODELS[model](classes=classes) if tell else MODELS[model]()
 
 
-def make_training(settings: Settings, network: nn.Module, train_set: MNIST, test_set: MNIST) -> Training:
-    """The recipe put together, for a network that has its initial weights and lies where the data are."""
-    batches = distributed.Batches(train_set, settings.batch_size, settings.seed)
-    sgd: dict[str, Any] = {"momentum": MOMENTUM, "nesterov": NESTEROV, "fused": True}
-    optimizer = OPTIMIZER(network.parameters(), settings.lr, weight_decay=settings.weight_decay, **sgd)
-    steps = len(batches) * settings.epochs
-    scheduler = LambdaLR(optimizer, lambda step: learning_rate(step + 0.5, steps))  # at the middle of each step
-    average, wrapped = copy.deepcopy(network), GraphedStep(distributed.wrap(network, batches))
-    return Training(network, wrapped, average, optimizer, scheduler, train_set, batches, test_set)
-
-
-def train_and_test(training: Training, epoch: int, settings: Settings) -> dict[str, float]:
+def train_and_test(training: Training, test_set: MNIST, epoch: int, settings: Settings) -> dict[str, float]:
     """One epoch, counted from 1; its metrics by their names in `history.LISTS`. Raises UserError where it diverges."""
-    network, wrapped, average, optimizer, scheduler, train_set, batches, test_set = training
+    network, average, train_set, scheduler = training.network, training.average, training.train_set, training.scheduler
     started, rate = time.perf_counter(), scheduler.get_last_lr()[0]
     # anew for each epoch and process, so that an epoch draws the same whatever ran before it
     torch.manual_seed(seed_of(DRAWS, settings.seed, epoch, distributed.rank()))
-    batches.epoch = epoch
+    training.batches.epoch = epoch
     train_set.augment = AUGMENT if settings.augment is True else settings.augment
     with fast_layers_in(network, average):
-        train_loss, train_accuracy = train(wrapped, average, batches, optimizer, scheduler)
+        train_metrics = train(training.wrapped, average, training.batches, training.optimizer, scheduler)
         train_set.augment = False
         recalibrate_batch_norm(average, network, train_set)
-    test_loss, test_accuracy = test(average, test_set)
-    if not math.isfinite(train_loss + test_loss):
+    metrics = train_metrics + test(average, test_set)
+    if not math.isfinite(sum(metrics)):
         told = f"peak learning rate {settings.lr:g}, weight decay {settings.weight_decay:g}"
         problem = f"the loss is no longer finite in epoch {epoch}: {told}"
         raise UserError(f"{problem}\ntry a lower --lr or --weight-decay; the epochs before this one are kept")
-    measured = (train_loss, train_accuracy, test_loss, test_accuracy, time.perf_counter() - started)
-    used = (float(rate), torch.get_num_threads(), distributed.world_size())
-    return dict(zip(history.LISTS, measured + used, strict=True))
+    used = (time.perf_counter() - started, float(rate), torch.get_num_threads(), distributed.world_size())
+    return dict(zip(history.LISTS, metrics + used, strict=True))
 
 
 def recipe_of(network: nn.Module, augment: Any) -> History:
@@ -344,10 +324,10 @@ def recipe_of(network: nn.Module, augment: Any) -> History:
     return recipe | {"parameters": count_parameters(network), "network_sha256": checkpoint.network_sha256(network)}
 
 
-def finish(files: checkpoint.RunFiles, training: Training, record: History, pictures: bool) -> None:
-    """Write weights, arrays, history and picture; then there is nothing to go on with."""
-    test_set, average = training.test_set, training.average
-    arrays = result.answers(*predict(average, in_order(test_set, range(len(test_set)))))
+def finish(files: checkpoint.RunFiles, training: Training, test_set: MNIST, record: History, pictures: bool) -> None:
+    """Write weights, arrays, history and picture; then there is nothing left to go on with."""
+    average = training.average
+    arrays = result.answers(*predict(average, test_set))
     if pictures:
         arrays |= result.pictures(average, test_set.images, arrays)
     if pictures and "rotation" in record:

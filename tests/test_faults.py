@@ -145,7 +145,7 @@ def test_the_same_command_with_resume_starts_goes_on_and_says_finished(small, tm
     assert start(tmp_path, small, *same).status == 0
     assert_same(tmp_path, whole)
     before = {path: path.stat().st_mtime_ns for path in faults.left_behind(tmp_path)[0]}
-    monkeypatch.setattr(main, "make_training", None)
+    monkeypatch.setattr(main, "Training", None)
     ended = start(tmp_path, small, *same)
     assert (ended.status, ended.err) == (0, "")
     assert ended.out.splitlines()[1:] == [f"{NAME} is finished"], "behind what the data are, and no optimizer is made"
