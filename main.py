@@ -273,18 +273,10 @@ def load_data(settings: Settings) -> tuple[MNIST, MNIST, History]:
     train_set, test_set = sets[0].split(held_out) if held_out else sets
     images = f"{len(train_set):,} training and {len(test_set):,} {history.held_out(vars(settings))} images"
     print(f"{images}: {printable(source.found)}")
-    return (
-        train_set,
-        test_set,
-        {
-            "data": "MNIST" if is_mnist else source.folder.resolve().name,
-            "classes": max(len(train_set.classes), len(test_set.classes)),
-            "train_images": len(train_set),
-            "test_images": len(test_set),
-            "train_sha256": train_set.sha256(),
-            "test_sha256": test_set.sha256(),
-        },
-    )
+    data: History = {"data": "MNIST" if is_mnist else source.folder.resolve().name}
+    data |= {"classes": max(len(train_set.classes), len(test_set.classes))}
+    data |= {"train_images": len(train_set), "test_images": len(test_set)}
+    return train_set, test_set, data | {"train_sha256": train_set.sha256(), "test_sha256": test_set.sha256()}
 
 
 def build_network(model: str, classes: int) -> nn.Module:
