@@ -15,7 +15,6 @@ import argparse
 import copy
 import inspect
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -26,9 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from torch.optim.swa_utils import update_bn
+from torch.optim import SGD, Optimizer, lr_scheduler, swa_utils
 from tqdm import tqdm
 
 import plot
@@ -42,7 +39,7 @@ from support.terminal import Parser, UserError, number, printable, run_command, 
 
 # The recipe, one for all networks; what may be told otherwise stands in Settings. It was chosen on the last 10,000
 # training images, held out: benchmarks/tuning.md.
-OPTIMIZER = torch.optim.SGD
+OPTIMIZER = SGD
 MOMENTUM = 0.9
 NESTEROV = True
 WARMUP_STEPS = 150  # a third of an epoch of MNIST, in which the learning rate climbs from 0
@@ -106,7 +103,7 @@ DEFAULTS = {one.name: one.default for one in fields(Settings)}
 
 
 def train(
-    network: nn.Module, average: nn.Module, batches: Loader, optimizer: Optimizer, scheduler: LRScheduler
+    network: nn.Module, average: nn.Module, batches: Loader, optimizer: Optimizer, scheduler: lr_scheduler.LRScheduler
 ) -> tuple[float, float]:
     """Train one epoch; return the mean loss (nats) and the accuracy, measured while the weights change.
 
@@ -193,7 +190,7 @@ def recalibrate_batch_norm(average: nn.Module, network: nn.Module, dataset: MNIS
     """
     for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(buffer)
-    update_bn(in_order(dataset, min(BN_IMAGES, len(dataset))), average)
+    swa_utils.update_bn(in_order(dataset, min(BN_IMAGES, len(dataset))), average)
 
 
 class Training:
@@ -206,7 +203,7 @@ class Training:
         sgd: dict[str, Any] = {"momentum": MOMENTUM, "nesterov": NESTEROV, "fused": True}
         self.optimizer = OPTIMIZER(network.parameters(), settings.lr, weight_decay=settings.weight_decay, **sgd)
         steps = len(self.batches) * settings.epochs  # the rate is that of the middle of each step
-        self.scheduler = LambdaLR(self.optimizer, lambda step: learning_rate(step + 0.5, steps))
+        self.scheduler = lr_scheduler.LambdaLR(self.optimizer, lambda step: learning_rate(step + 0.5, steps))
 
 
 def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa: B008 - it holds nothing
@@ -270,17 +267,16 @@ def load_data(settings: Settings) -> tuple[MNIST, MNIST, History]:
     """
     source, held_out = find_data(settings.data_dir), settings.validation
     sets = [MNIST(path) for path in ([source.train] if held_out else [source.train, source.test])]
-    digests = [one.sha256() for one in sets]
-    name = "MNIST" if digests == list(MNIST_SHA256.values())[: len(sets)] else source.folder.resolve().name
+    is_mnist = [one.sha256() for one in sets] == list(MNIST_SHA256.values())[: len(sets)]
     if held_out >= len(sets[0]):
         raise UserError(f"--validation {held_out}: expected less than the {len(sets[0]):,} training images")
     train_set, test_set = sets[0].split(held_out) if held_out else sets
-    digests = [train_set.sha256(), test_set.sha256()] if held_out else digests
     images = f"{len(train_set):,} training and {len(test_set):,} {history.held_out(vars(settings))} images"
     print(f"{images}: {printable(source.found)}")
-    data: History = {"data": name, "classes": max(len(train_set.classes), len(test_set.classes))}
+    data: History = {"data": "MNIST" if is_mnist else source.folder.resolve().name}
+    data |= {"classes": max(len(train_set.classes), len(test_set.classes))}
     data |= {"train_images": len(train_set), "test_images": len(test_set)}
-    return train_set, test_set, data | dict(zip(("train_sha256", "test_sha256"), digests, strict=True))
+    return train_set, test_set, data | {"train_sha256": train_set.sha256(), "test_sha256": test_set.sha256()}
 
 
 def build_network(model: str, classes: int) -> nn.Module:
@@ -353,8 +349,6 @@ def load_network(path: Path) -> tuple[str, nn.Module]:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The fields of Settings, test_only and weights."""
-    if argv is None and not hasattr(sys.modules["__main__"], "__file__"):  # the words there are the notebook's
-        raise UserError('main(): in a notebook expected a list, as in main(["--model", "lenet"]); or call run')
     parser = Parser(description="Train a network on MNIST; print loss and accuracy for train and test, epoch by epoch.")
     for one in fields(Settings):
         kind: dict[str, Any] = {"action": "store_true"} if one.default is False else {"type": one.metadata["kind"]}
