@@ -13,7 +13,6 @@ import main
 import study
 from support.run import read_run
 from support.study import jobs
-from support.terminal import UserError
 
 
 def run_study(monkeypatch, *argv):
@@ -36,8 +35,6 @@ def test_a_run_of_the_study_is_main_pys_own_and_measures_at_its_start_each_epoch
         assert all(value > 0 for value in [*observed[name], observed[f"initial_{name}"]])
     moves = [f"shift{pixels}" for pixels in (1, 2, 3, 4)] + [f"turn{degrees}" for degrees in (5, 10, 15, 20, 25)]
     assert all(0 <= observed[f"accuracy_{move}"] <= 1 for move in moves)
-    with pytest.raises(UserError, match="is of another run: clean_train_loss"):
-        train(tmp_path / "a", study.StudyCallback(augment=True))
 
 
 def test_norms_are_those_of_the_mean_loss_in_training_mode(train_set):
