@@ -326,9 +326,8 @@ def test_no_name_of_a_folder_and_no_encoding_of_the_output_makes_a_traceback(sma
     assert (ended.status, ended.err) == (0, "")
     assert ("숫자" in ended.out) == (encoding == "utf-8"), "what can be shown is, else escaped"
     assert [path.stem for path in (tmp_path / FOLDER / "results").glob("*.json")] == ["mlp-숫자_epochs1"]
-    assert "of another run" in refused(
-        faults.run([*argv, "--name", "mlp-숫자_epochs1", "--lr", "1"], tmp_path, prepare)
-    )
+    another = [*argv, "--name", "mlp-숫자_epochs1", "--lr", "1"]
+    assert "of another run" in refused(faults.run(another, tmp_path, prepare))
 
 
 def close(**streams: int) -> None:
