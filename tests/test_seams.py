@@ -54,7 +54,7 @@ def test_run_returns_the_history_that_it_keeps_and_the_same_call_goes_on(setting
     assert capsys.readouterr().out.endswith(f"{NAME} is finished\n")
     with pytest.raises(KeyboardInterrupt):
         run(settings("mlp", name="other"), After(2, interrupt()))
-    assert "stopped; the same command with --resume goes on" in capsys.readouterr().out
+    assert capsys.readouterr().err == "stopped: the same command with --resume goes on\n"
     assert run(settings("mlp", name="other", resume=True))["test_loss"] == history["test_loss"]
 
 
