@@ -7,8 +7,9 @@
 
 The same from Python: `history = run(Settings(model="lenet", epochs=5))`.
 
-Each run prints loss and accuracy for train and test after every epoch, saves itself whole as checkpoints/NAME.pt, and
-leaves result_plot/NAME.json, NAME.npz and NAME.png at its end. `plot.py` draws from these.
+Each run prints loss and accuracy for train and test after every epoch and saves itself whole as checkpoints/NAME.pt,
+until at its end it leaves checkpoints/NAME.weights.pt and result_plot/NAME.json, NAME.npz and NAME.png in its place.
+`plot.py` draws from these.
 """
 
 import argparse
