@@ -87,6 +87,8 @@ def test_a_digest_of_a_network_is_of_its_layers_and_shapes_and_not_of_its_values
     def digest(convolution: nn.Module, activation: type[nn.Module] = nn.ReLU) -> str:
         return checkpoint.network_sha256(nn.Sequential(convolution, activation(), nn.Flatten(), nn.Linear(2352, 10)))
 
-    layers = (nn.Conv2d(1, 3, 5, padding=2), nn.Conv2d(1, 4, 5), nn.Conv2d(1, 3, 5, bias=False))
+    layers = [nn.Conv2d(1, 3, 5, padding=2), nn.Conv2d(1, 4, 5), *(nn.Conv2d(1, 3, 5) for _ in "ab")]
+    for size, layer in enumerate(layers[2:]):
+        layer.register_buffer("unseen", torch.zeros(size))
     assert digest(nn.Conv2d(1, 3, 5)) == digest(nn.Conv2d(1, 3, 5))
-    assert len({digest(nn.Conv2d(1, 3, 5)), digest(nn.Conv2d(1, 3, 5), nn.Tanh), *map(digest, layers)}) == 5
+    assert len({digest(nn.Conv2d(1, 3, 5)), digest(nn.Conv2d(1, 3, 5), nn.Tanh), *map(digest, layers)}) == 6
