@@ -267,17 +267,16 @@ def load_data(settings: Settings) -> tuple[MNIST, MNIST, History]:
     """
     source, held_out = find_data(settings.data_dir), settings.validation
     sets = [MNIST(path) for path in ([source.train] if held_out else [source.train, source.test])]
-    digests = [one.sha256() for one in sets]
-    name = "MNIST" if digests == list(MNIST_SHA256.values())[: len(sets)] else source.folder.resolve().name
+    is_mnist = [one.sha256() for one in sets] == list(MNIST_SHA256.values())[: len(sets)]
     if held_out >= len(sets[0]):
         raise UserError(f"--validation {held_out}: expected less than the {len(sets[0]):,} training images")
     train_set, test_set = sets[0].split(held_out) if held_out else sets
-    digests = [train_set.sha256(), test_set.sha256()] if held_out else digests
     images = f"{len(train_set):,} training and {len(test_set):,} {history.held_out(vars(settings))} images"
     print(f"{images}: {printable(source.found)}")
-    data: History = {"data": name, "classes": max(len(train_set.classes), len(test_set.classes))}
+    data: History = {"data": "MNIST" if is_mnist else source.folder.resolve().name}
+    data |= {"classes": max(len(train_set.classes), len(test_set.classes))}
     data |= {"train_images": len(train_set), "test_images": len(test_set)}
-    return train_set, test_set, data | dict(zip(("train_sha256", "test_sha256"), digests, strict=True))
+    return train_set, test_set, data | {"train_sha256": train_set.sha256(), "test_sha256": test_set.sha256()}
 
 
 def build_network(model: str, classes: int) -> nn.Module:

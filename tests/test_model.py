@@ -88,7 +88,6 @@ block.1   BatchNorm2d  2x1x1      4
 block.2   Flatten          2      0
 block.3   Linear           8     24
 twice     Linear           8     72
-twice     Linear           8      0
 tied      Linear           8      8
 recurrent GRU              -    168
 model     Unusual          4      4
@@ -126,7 +125,6 @@ logits, softmax = nn.Identity(), nn.Softmax(1)
         (logits, lambda x: x.mean(), r"\(\) .* evaluation mode"),
         (lambda x: (x, x), logits, "tuple .* training mode"),
         (lambda x: x[:, None], logits, r"\(2, 1, 10\) .* training mode"),
-        (logits, softmax, "probabilities in evaluation mode only"),
     ],
 )
 def test_what_is_no_logits_in_one_of_the_modes_is_refused(training, evaluation, named):

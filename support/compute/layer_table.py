@@ -14,27 +14,31 @@ from support.terminal import UserError
 def describe(network: nn.Module, shape: tuple[int, ...]) -> str:
     """A table of the layers in the order in which an image passes them: name, kind, output shape, parameters.
 
-    Lazy layers get their parameters. Parameters count where they are used first; the total counts unused ones, too.
+    Lazy layers get their parameters. Parameters count where they are used first; unused layers come last.
     """
     if any(map(nn.parameter.is_lazy, network.parameters())):
         _output(network.eval(), shape)
         network.train()
     tried = copy.deepcopy(network).eval()
-    rows = [("layer", "kind", "output", "params")]
     names = {layer: name or "model" for name, layer in tried.named_modules() if not isinstance(layer, nn.Identity)}
-    unseen = {parameter for parameter in tried.parameters() if parameter.requires_grad}
-    total = sum(parameter.numel() for parameter in unseen)
+    outputs: dict[nn.Module, object] = {}
 
     def note(layer: nn.Module, _inputs: object, output: object) -> None:
-        own = unseen.intersection(layer.parameters(recurse=False))
-        unseen.difference_update(own)
-        if own or not list(layer.children()):  # a block of layers has no row: its layers have
-            size = "x".join(map(str, output.shape[1:])) if isinstance(output, Tensor) else "-"
-            rows.append((names[layer], type(layer).__name__, size, f"{sum(p.numel() for p in own):,}"))
+        outputs[layer] = output
 
     for layer in names:
         layer.register_forward_hook(note)
     _output(tried, shape)
+    uncounted = {parameter for parameter in tried.parameters() if parameter.requires_grad}
+    total = sum(parameter.numel() for parameter in uncounted)
+    rows = [("layer", "kind", "output", "params")]
+    for layer in (*outputs, *(layer for layer in names if layer not in outputs)):
+        own = uncounted.intersection(layer.parameters(recurse=False))
+        uncounted -= own
+        if own or not list(layer.children()):  # a block of layers has no row: its layers have
+            output = outputs.get(layer)
+            size = "x".join(map(str, output.shape[1:])) if isinstance(output, Tensor) else "-"
+            rows.append((names[layer], type(layer).__name__, size, f"{sum(p.numel() for p in own):,}"))
     rows.append(("total", "", "", f"{total:,}"))
     a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
     return "\n".join(f"{name:<{a}} {kind:<{b}} {size:>{c}} {count:>{d}}" for name, kind, size, count in rows)
