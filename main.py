@@ -223,12 +223,12 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
         check_logits(network, shape, data["classes"])
         distributed.check_batch_size(settings.batch_size, len(train_set), network)
         facts = recipe_of(network, settings.augment) | data | {"device": distributed.device_name(device)}
-        record = history.new_history(vars(settings), DEFAULTS, facts, callback.measures)
+        record = history.new_history(vars(settings), DEFAULTS, facts)
         files = checkpoint.RunFiles(record["name"], Path(settings.output_dir), Path(settings.checkpoint_dir))
         state = distributed.main_decides(
             lambda: checkpoint.open_run(stack, files, record, settings.resume, settings.restart)
         )
-        if state and state["finished"]:
+        if state and "digest" in state["history"]:  # it is finished
             return state["history"]
         training = Training(settings, network.to(device), train_set)
         if state:
@@ -321,7 +321,7 @@ def recipe_of(network: nn.Module, augment: Any) -> History:
 
 
 def finish(files: checkpoint.RunFiles, training: Training, test_set: MNIST, record: History, pictures: bool) -> None:
-    """Write weights, arrays, history and picture; then mark the checkpoint as finished."""
+    """Write weights, arrays, history and picture; then there is nothing left to go on with."""
     average = training.average
     arrays = result.answers(*predict(average, test_set))
     if pictures:
@@ -333,7 +333,7 @@ def finish(files: checkpoint.RunFiles, training: Training, test_set: MNIST, reco
     print(history.summary(record))
     if pictures:
         result.save_picture(files.picture, lambda file: plot.save(plot.draw_run(record), file, record["digest"]))
-    checkpoint.save_checkpoint(files, vars(training), record)
+    files.checkpoint.unlink()
 
 
 def load_network(path: Path) -> tuple[str, nn.Module]:

@@ -19,7 +19,7 @@ import numpy as np
 from support import figures
 from support.figures import Axes, Curve, Figure, end_of, make_curve, name_of, percent, readable, save, styled
 from support.files import replace
-from support.run import History, Run, epochs_done, held_out, mistakes, read_arrays, read_history
+from support.run import History, Run, epochs_done, held_out, mistakes, read_run
 from support.terminal import Parser, UserError, printable, run_command, warn
 
 Arrays = dict[str, np.ndarray]
@@ -289,8 +289,7 @@ def redraw(argv: list[str] | None) -> int:
     status = 0
     for path in [path for place in runs for path in sorted(place.glob("[!.]*.json"))]:
         try:
-            history = read_history(path)
-            runs[path.parent].append(Run(path, history, read_arrays(path.with_suffix(".npz"), history)))
+            runs[path.parent].append(read_run(path))
         except UserError as error:
             warn(str(error), "error")
             status = 2

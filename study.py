@@ -28,7 +28,7 @@ import main
 from dataset import MNIST, SIZE, compose_affine, draw_affine, warp
 from support.compute import fast_layers_in
 from support.figures import save
-from support.files import make_folder, replace
+from support.files import replace
 from support.run import Callback
 from support.study import CONFIGURATIONS, differences, document, drawings, end_with_parent, read_study, run_jobs
 from support.terminal import Parser, number, run_command
@@ -73,9 +73,9 @@ def plan(arguments: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def train_study(arguments: argparse.Namespace) -> int:
-    """Train what is not finished yet; returns 1 if a run failed, else 0. Raises UserError."""
+    """Train what is not finished yet; returns 1 if a run failed, else 0. Raises OSError."""
     folder = Path(arguments.checkpoint_dir)
-    make_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     runs = {
         folder / f"{name}.log": [sys.executable, __file__, "--run", *argv] for name, argv in plan(arguments).items()
     }
@@ -110,7 +110,6 @@ def report(folder: Path) -> None:
 class StudyCallback(Callback):
     """Keeps what `observe` measures, before the first epoch as initial_NAME, and what `measure_moved` does."""
 
-    measures = ("clean_train_loss", "clean_train_accuracy")
     pictures = False  # nobody looks at those of sixty runs
 
     def __init__(self, augment: bool) -> None:

@@ -11,9 +11,8 @@ import torch
 
 import main
 import study
-from support.run import read_history
+from support.run import read_run
 from support.study import jobs
-from support.terminal import UserError
 
 
 def run_study(monkeypatch, *argv):
@@ -36,8 +35,6 @@ def test_a_run_of_the_study_is_main_pys_own_and_measures_at_its_start_each_epoch
         assert all(value > 0 for value in [*observed[name], observed[f"initial_{name}"]])
     moves = [f"shift{pixels}" for pixels in (1, 2, 3, 4)] + [f"turn{degrees}" for degrees in (5, 10, 15, 20, 25)]
     assert all(0 <= observed[f"accuracy_{move}"] <= 1 for move in moves)
-    with pytest.raises(UserError, match="is of another run: clean_train_loss"):
-        train(tmp_path / "a", study.StudyCallback(augment=True))
 
 
 def test_norms_are_those_of_the_mean_loss_in_training_mode(train_set):
@@ -87,7 +84,7 @@ def test_the_lines_train_their_runs_and_what_is_finished_is_not_trained_again(sm
     assert (program, name) == ("python", "study.py")
     assert not run_study(monkeypatch, *argv)
     (path,) = tmp_path.glob("out/*.json")
-    history, before = read_history(path), path.read_bytes()
+    history, before = read_run(path).history, path.read_bytes()
     assert (history["model"], history["augment"], history["seed"], history["threads"]) == ("mlp", False, 1, [1])
     assert not list(tmp_path.glob("out/*.png"))  # nobody would look at them
     capsys.readouterr()
