@@ -83,21 +83,15 @@ class MNIST(Dataset):
     @overload
     def __getitem__(self, index: slice | Sequence[int] | np.ndarray | Tensor) -> tuple[Tensor, Tensor]: ...
     def __getitem__(self, index: Any) -> tuple[Tensor, Any]:
-        if isinstance(index, slice):
-            index = range(len(self))[index]
-        if not isinstance(index, Tensor):
-            index = torch.from_numpy(np.array(index))  # a copy, since torch takes no reversed or read-only arrays
-        if index.dtype == torch.bool and index.shape == self.labels.shape:  # a mask
-            index = index.nonzero().flatten()
-        whole = not (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool)
-        if index.ndim > 1 or (index.numel() > 0 and not whole):
-            raise TypeError(f"expected integers, or a mask of {len(self)}, not {index.dtype} {tuple(index.shape)}")
-        if index.ndim == 1:
-            return self._batch(index)
-        if not -len(self) <= index < len(self):  # plain iteration ends with an IndexError
-            raise IndexError(f"image {int(index)} of {len(self)}")
-        images, labels = self._batch(index[None])
-        return images[0], int(labels[0])
+        if isinstance(index, Tensor):
+            chosen = torch.arange(len(self), device=index.device)[index]
+        else:  # numpy takes reversed slices and read-only arrays, too
+            index = list(index) if isinstance(index, tuple) else index
+            chosen = torch.from_numpy(np.array(np.arange(len(self))[index]))
+        if chosen.ndim > 1:
+            raise IndexError(f"expected integers, or a mask of {len(self)}, not {index!r:.40}")
+        images, labels = self._batch(chosen.flatten())
+        return (images, labels) if chosen.ndim else (images[0], int(labels[0]))
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
         """The samples of a batch, made together, for a DataLoader to stack."""
@@ -105,8 +99,7 @@ class MNIST(Dataset):
         return list(zip(images, labels.tolist(), strict=True))
 
     def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        index = index.to(self.images.device, torch.int64, non_blocking=True)
-        index = torch.where(index < 0, index + len(self), index)
+        index = index.to(self.images.device, non_blocking=True)
         images = self.images.index_select(0, index)[:, None].float()  # `self.images[index]` takes five times as long
         if callable(self.augment):
             pixels, images = images, self.augment(images)

@@ -74,11 +74,9 @@ def test_a_boolean_mask_chooses_images(train_set) -> None:
 
 def test_what_is_no_index_or_out_of_range_is_refused(train_set) -> None:
     masks = [torch.ones(1436).bool(), [True] * 1438, torch.ones(1437, 1).bool()]  # short, long, of pixels
-    for index in (True, 1.0, [0.5], torch.tensor([1j]), [[1, 2]], None, "7", *masks):
-        with pytest.raises(TypeError):
-            train_set[index]
-    for index in (1437, -1438, [0, 1437], [-1438], torch.tensor([1437])):
-        with pytest.raises(IndexError, match=f"image {index} of 1437" if isinstance(index, int) else None):
+    nothing = (True, 1.0, [0.5], torch.tensor([1j]), [[1, 2]], None, "7")
+    for index in (*nothing, *masks, 1437, -1438, [0, 1437], [-1438], torch.tensor([1437])):
+        with pytest.raises(IndexError):
             train_set[index]
 
 
