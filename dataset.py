@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,10 +78,6 @@ class MNIST(Dataset):
     def __repr__(self) -> str:
         return f"MNIST({str(self.path)!r}, augment={self.augment}): {len(self):,} images"
 
-    @overload
-    def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
-    @overload
-    def __getitem__(self, index: slice | Sequence[int] | np.ndarray | Tensor) -> tuple[Tensor, Tensor]: ...
     def __getitem__(self, index: Any) -> tuple[Tensor, Any]:
         if isinstance(index, Tensor):
             chosen = torch.arange(len(self), device=index.device)[index]

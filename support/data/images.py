@@ -35,11 +35,10 @@ _ABOUT_NEXT = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME)
 
 
 def read_images(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (N, 28, 28) and labels int64 (N,), 0 to 255, in the order of their numbers. Raises DataError.
+    """Images uint8 (N, 28, 28) and labels int64 (N,), 0 to 255, in the order of number and path. Raises DataError.
 
     path: a tar (plain, gzip or bzip2, whatever its name) or a folder of PNGs, named `{number}_{label}.png` or lying in
-    a folder of their label; or an IDX file of images, beside the one of its labels. PNGs in folders of their label are
-    ordered by number where each has one of its own, else by path.
+    a folder of their label; or an IDX file of images, beside the one of its labels.
     """
     with data_errors(path := Path(path)):
         if path.is_dir():
@@ -104,8 +103,9 @@ def _read_pngs(files: Iterator[tuple[str, bytes | None]]) -> tuple[np.ndarray, n
         raise ValueError("holds no images; expected PNGs named {number}_{label}.png, not hidden")
     pixels += png.unfilter(lines).tobytes() if lines else b""
     numbers, labels = np.fromiter(map(_number_and_label, paths), np.dtype((np.int64, 2))).T.copy()
-    order = _order(numbers, paths)
-    return np.frombuffer(pixels, np.uint8).reshape(-1, SIZE, SIZE)[order], labels[order]
+    images = np.frombuffer(pixels, np.uint8).reshape(-1, SIZE, SIZE)
+    order = sorted(range(len(paths)), key=list(zip(numbers.tolist(), paths, strict=True)).__getitem__)
+    return (images, labels) if order == list(range(len(paths))) else (images[order], labels[order])
 
 
 def _number_and_label(path: str) -> tuple[int, int]:
@@ -117,17 +117,6 @@ def _number_and_label(path: str) -> tuple[int, int]:
         expected = f"expected {{number}}_{{label}}.png, or {{label}}/*.png, from 0 to {MAX_LABEL}"
         raise ValueError(f"{path[-100:]!r} {found}; {expected}")
     return int(name[1] or name[3] or -1), labels.pop()
-
-
-def _order(numbers: np.ndarray, paths: list[str]) -> np.ndarray | slice:
-    """Positions by number where each image has one of its own, else by path where all lie in folders of their label."""
-    _, first, counts = np.unique(numbers, return_index=True, return_counts=True)
-    if numbers.min() >= 0 and counts.max() == 1:
-        return first if (np.diff(first) < 0).any() else slice(None)  # a slice copies nothing
-    if all(map(_FOLDER.fullmatch, paths)) and len(set(paths)) == len(paths):
-        return np.array(sorted(range(len(paths)), key=paths.__getitem__))
-    path = paths[first[0 if numbers.min() < 0 else counts.argmax()]]
-    raise ValueError(f"{path[-100:]!r} has no number of its own; expected one for each image")
 
 
 def _folder(top: Path) -> Iterator[tuple[str, bytes | None]]:
