@@ -12,6 +12,8 @@ from typing import NamedTuple
 import pytest
 
 import main
+from dataset import MNIST
+from support.data import write_tar
 from support.run import Callback
 
 NAME = "mine"
@@ -82,3 +84,12 @@ def cheap_picture(patch: pytest.MonkeyPatch) -> None:
     """In place of the picture, which takes longer than training on a few images, what it is drawn from."""
     patch.setattr(main.plot, "draw_run", lambda history: history["test_loss"])
     patch.setattr(main.plot, "save", lambda figure, file, digest=None: file.write(repr(figure).encode()))
+
+
+def first_images(source: Path, folder: Path, train: int, test: int) -> Path:
+    """A folder with train.tar and test.tar: so many of the first images of the archives in another one."""
+    folder.mkdir()
+    for split, count in (("train", train), ("test", test)):
+        whole = MNIST(next(source.glob(f"{split}.tar*")))
+        write_tar(folder / f"{split}.tar", split, whole.images[:count], whole.labels[:count])
+    return folder
