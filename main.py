@@ -13,12 +13,12 @@ leaves result_plot/NAME.json, NAME.npz and NAME.png at its end. `plot.py` draws 
 
 import argparse
 import copy
-import inspect
 import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -223,12 +223,12 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
         check_logits(network, shape, data["classes"])
         distributed.check_batch_size(settings.batch_size, len(train_set), network)
         facts = recipe_of(network, settings.augment) | data | {"device": distributed.device_name(device)}
-        record = history.new_history(vars(settings), DEFAULTS, facts, callback.measures)
+        record = history.new_history(vars(settings), DEFAULTS, facts)
         files = checkpoint.RunFiles(record["name"], Path(settings.output_dir), Path(settings.checkpoint_dir))
         state = distributed.main_decides(
             lambda: checkpoint.open_run(stack, files, record, settings.resume, settings.restart)
         )
-        if state and state["finished"]:
+        if state and "digest" in state["history"]:  # it is finished
             return state["history"]
         training = Training(settings, network.to(device), train_set)
         if state:
@@ -268,8 +268,6 @@ def load_data(settings: Settings) -> tuple[MNIST, MNIST, History]:
     source, held_out = find_data(settings.data_dir), settings.validation
     sets = [MNIST(path) for path in ([source.train] if held_out else [source.train, source.test])]
     is_mnist = [one.sha256() for one in sets] == list(MNIST_SHA256.values())[: len(sets)]
-    if held_out >= len(sets[0]):
-        raise UserError(f"--validation {held_out}: expected less than the {len(sets[0]):,} training images")
     train_set, test_set = sets[0].split(held_out) if held_out else sets
     images = f"{len(train_set):,} training and {len(test_set):,} {history.held_out(vars(settings))} images"
     print(f"{images}: {printable(source.found)}")
@@ -281,23 +279,22 @@ def load_data(settings: Settings) -> tuple[MNIST, MNIST, History]:
 
 def build_network(model: str, classes: int) -> nn.Module:
     """A network of MODELS, which is told of the classes where there are not ten, if it takes them."""
-    tell = classes != 10 and "classes" in inspect.signature(MODELS[model]).parameters
+    tell = classes != 10 and "classes" in signature(MODELS[model]).parameters
     return MODELS[model](classes=classes) if tell else MODELS[model]()
 
 
 def train_and_test(training: Training, test_set: MNIST, epoch: int, settings: Settings) -> dict[str, float]:
     """One epoch, counted from 1; its metrics by their names in `history.LISTS`. Raises UserError where it diverges."""
-    network, average, train_set, scheduler = training.network, training.average, training.train_set, training.scheduler
-    started, rate = time.perf_counter(), scheduler.get_last_lr()[0]
+    started, rate = time.perf_counter(), training.scheduler.get_last_lr()[0]
     # anew for each epoch and process, so that an epoch draws the same whatever ran before it
     torch.manual_seed(seed_of(DRAWS, settings.seed, epoch, distributed.rank()))
-    training.batches.epoch = epoch
+    network, average, train_set, training.batches.epoch = training.network, training.average, training.train_set, epoch
     train_set.augment = AUGMENT if settings.augment is True else settings.augment
     with fast_layers_in(network, average):
-        train_metrics = train(training.wrapped, average, training.batches, training.optimizer, scheduler)
+        trained = train(training.wrapped, average, training.batches, training.optimizer, training.scheduler)
         train_set.augment = False
         recalibrate_batch_norm(average, network, train_set)
-    metrics = train_metrics + test(average, test_set)
+    metrics = trained + test(average, test_set)
     if not math.isfinite(sum(metrics)):
         told = f"peak learning rate {settings.lr:g}, weight decay {settings.weight_decay:g}"
         problem = f"the loss is no longer finite in epoch {epoch}: {told}"
@@ -321,19 +318,18 @@ def recipe_of(network: nn.Module, augment: Any) -> History:
 
 
 def finish(files: checkpoint.RunFiles, training: Training, test_set: MNIST, record: History, pictures: bool) -> None:
-    """Write weights, arrays, history and picture; then mark the checkpoint as finished."""
-    average = training.average
-    arrays = result.answers(*predict(average, test_set))
+    """Write weights, arrays, history and picture; then there is nothing left to go on with."""
+    arrays = result.answers(*predict(training.average, test_set))
     if pictures:
-        arrays |= result.pictures(average, test_set.images, arrays)
+        arrays |= result.pictures(training.average, test_set.images, arrays)
     if pictures and "rotation" in record:
         torch.manual_seed(seed_of(DRAWS, record["seed"]))
         arrays |= result.draws(training.train_set, record["classes"], lambda some: warp(some, draw_affine(len(some))))
-    checkpoint.save_result(files, average, record, arrays)
+    checkpoint.save_result(files, training.average, record, arrays)
     print(history.summary(record))
     if pictures:
         result.save_picture(files.picture, lambda file: plot.save(plot.draw_run(record), file, record["digest"]))
-    checkpoint.save_checkpoint(files, vars(training), record)
+    files.checkpoint.unlink()
 
 
 def load_network(path: Path) -> tuple[str, nn.Module]:
@@ -347,8 +343,13 @@ def load_network(path: Path) -> tuple[str, nn.Module]:
     return state["name"], network.eval()
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The fields of Settings, test_only and weights."""
+def main(argv: list[str] | None = None, callback: Callback = Callback()) -> None:  # noqa: B008
+    """Run the command line. Raises SystemExit for whatever ends it early, with a status as `run_command` gives it."""
+    run_command(lambda: command(argv, callback))
+
+
+def command(argv: list[str] | None, callback: Callback) -> None:
+    """Train as the fields of Settings say, or test the weights of a finished run. Raises UserError, and as `run`."""
     parser = Parser(description="Train a network on MNIST; print loss and accuracy for train and test, epoch by epoch.")
     for one in fields(Settings):
         kind: dict[str, Any] = {"action": "store_true"} if one.default is False else {"type": one.metadata["kind"]}
@@ -359,24 +360,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.test_only != (arguments.weights is not None):
         parser.error("--test-only and --weights FILE belong together")
-    return arguments
-
-
-def main(argv: list[str] | None = None, callback: Callback = Callback()) -> None:  # noqa: B008
-    """Run the command line. Raises SystemExit for whatever ends it early, with a status as `run_command` gives it."""
-
-    def action() -> None:
-        arguments = parse_arguments(argv)
-        if not arguments.test_only:
-            run(Settings(**{name: getattr(arguments, name) for name in DEFAULTS}), callback)
-            return
-        (name, network), source = load_network(Path(arguments.weights)), find_data(arguments.data_dir)
-        test_set, device = MNIST(source.test), distributed.choose_device(arguments.device)
-        loss, accuracy = test(network.to(device), test_set.to(device))
-        print(f"{printable(name)} on {len(test_set):,} test images, {printable(source.found)}")
-        print(f"test loss {loss:.4f}  test accuracy {accuracy:.2%}")
-
-    run_command(action)
+    if not arguments.test_only:
+        run(Settings(**{name: getattr(arguments, name) for name in DEFAULTS}), callback)
+        return
+    (name, network), source = load_network(Path(arguments.weights)), find_data(arguments.data_dir)
+    test_set, device = MNIST(source.test), distributed.choose_device(arguments.device)
+    loss, accuracy = test(network.to(device), test_set.to(device))
+    print(f"{printable(name)} on {len(test_set):,} test images, {printable(source.found)}")
+    print(f"test loss {loss:.4f}  test accuracy {accuracy:.2%}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import main
 from dataset import MNIST, SIZE, compose_affine, draw_affine, warp
 from support.compute import fast_layers_in
 from support.figures import save
-from support.files import make_folder, replace
+from support.files import replace
 from support.run import Callback
 from support.study import CONFIGURATIONS, differences, document, drawings, end_with_parent, read_study, run_jobs
 from support.terminal import Parser, number, run_command
@@ -73,9 +73,9 @@ def plan(arguments: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def train_study(arguments: argparse.Namespace) -> int:
-    """Train what is not finished yet; returns 1 if a run failed, else 0. Raises UserError."""
+    """Train what is not finished yet; returns 1 if a run failed, else 0. Raises OSError."""
     folder = Path(arguments.checkpoint_dir)
-    make_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     runs = {
         folder / f"{name}.log": [sys.executable, __file__, "--run", *argv] for name, argv in plan(arguments).items()
     }
@@ -108,9 +108,16 @@ def report(folder: Path) -> None:
 
 
 class StudyCallback(Callback):
-    """Keeps what `observe` measures, before the first epoch as initial_NAME, and what `measure_moved` does."""
+    """Measures on the first training images, before the first epoch (as initial_NAME) and after each, and at the end.
 
-    measures = ("clean_train_loss", "clean_train_accuracy")
+    clean_train_loss, clean_train_accuracy    of the averaged network, evaluated, on the first 10,000 images as they are
+    augmented_train_loss, ..._accuracy        if `augment`: on these, augmented by one draw, the same in all runs
+    gradient_norm_LAYER, weight_norm_LAYER    L2 norms of the gradient of the mean loss by a layer's weights, and of
+                                              these, of the network in training mode, on the first 1,000 images
+    accuracy_shiftN    of test images that were shifted by N pixels: the mean over left, right, up and down
+    accuracy_turnN     of test images that were turned by N degrees, bilinear: the mean over both ways
+    """
+
     pictures = False  # nobody looks at those of sixty runs
 
     def __init__(self, augment: bool) -> None:
@@ -120,25 +127,19 @@ class StudyCallback(Callback):
         return {f"initial_{name}": value for name, value in self.on_epoch_end(network, average, train_set).items()}
 
     def on_epoch_end(self, network: nn.Module, average: nn.Module, train_set: MNIST) -> dict[str, float]:
-        return observe(network, average, train_set, self.augment)
+        clean, augmented = first_images(train_set)
+        metrics = layer_norms(network, clean)
+        for kind, images in {"clean": clean, "augmented": augmented}.items() if self.augment else [("clean", clean)]:
+            metrics[f"{kind}_train_loss"], metrics[f"{kind}_train_accuracy"] = main.test(average, images)
+        return metrics
 
     def on_train_end(self, average: nn.Module, test_set: MNIST) -> dict[str, float]:
-        return measure_moved(average, test_set)
-
-
-def observe(network: nn.Module, average: nn.Module, train_set: MNIST, augment: bool) -> dict[str, float]:
-    """Loss and accuracy of `average` on the first training images, and the gradients of `network`.
-
-    clean_train_loss, clean_train_accuracy    of `average`, evaluated, on the first 10,000 images as they are
-    augmented_train_loss, ..._accuracy        if `augment`: on these, augmented by one draw, the same in all runs
-    gradient_norm_LAYER, weight_norm_LAYER    L2 norms of the gradient of the mean loss by a layer's weights, and of
-                                              these, of `network` in training mode, on the first 1,000 images
-    """
-    clean, augmented = first_images(train_set)
-    metrics = layer_norms(network, clean)
-    for kind, images in {"clean": clean, "augmented": augmented}.items() if augment else [("clean", clean)]:
-        metrics[f"{kind}_train_loss"], metrics[f"{kind}_train_accuracy"] = main.test(average, images)
-    return metrics
+        ways = {f"accuracy_shift{n}": [(0, n, 0), (0, -n, 0), (0, 0, n), (0, 0, -n)] for n in SHIFTS}
+        ways |= {f"accuracy_turn{n}": [(n, 0, 0), (-n, 0, 0)] for n in TURNS}
+        return {
+            name: sum(main.test(average, moved(test_set, *way))[1] for way in these) / len(these)
+            for name, these in ways.items()
+        }
 
 
 @cache
@@ -159,7 +160,7 @@ def warped(images: Tensor, matrices: Tensor) -> Tensor:
 
 
 def layer_norms(network: nn.Module, dataset: MNIST) -> dict[str, float]:
-    """The norms of `observe`, rounded to six digits to keep the files small."""
+    """The norms of StudyCallback, rounded to six digits to keep the files small."""
     network = copy.deepcopy(network).train()  # a copy: batch normalization updates its statistics as it goes
     first = range(min(GRADIENT_IMAGES, len(dataset)))
     with fast_layers_in(network):  # as it is trained, to the last bit
@@ -169,18 +170,6 @@ def layer_norms(network: nn.Module, dataset: MNIST) -> dict[str, float]:
     norms = {f"gradient_norm_{name}": gradient.norm() for name, gradient in zip(layers, gradients, strict=True)}
     norms |= {f"weight_norm_{name}": layer.weight.norm() for name, layer in layers.items()}
     return {name: float(f"{norm.item():.6g}") for name, norm in norms.items()}
-
-
-def measure_moved(network: nn.Module, test_set: MNIST) -> dict[str, float]:
-    """Accuracy on test images that were moved.
-
-    accuracy_shiftN    by N pixels: the mean over left, right, up and down
-    accuracy_turnN     by N degrees, bilinear: the mean over both ways
-    """
-    ways = {f"accuracy_shift{n}": [(0, n, 0), (0, -n, 0), (0, 0, n), (0, 0, -n)] for n in SHIFTS}
-    ways |= {f"accuracy_turn{n}": [(n, 0, 0), (-n, 0, 0)] for n in TURNS}
-    accuracies = {name: [main.test(network, moved(test_set, *way))[1] for way in these] for name, these in ways.items()}
-    return {name: sum(values) / len(values) for name, values in accuracies.items()}
 
 
 def moved(dataset: MNIST, angle: float, right: float, down: float) -> MNIST:

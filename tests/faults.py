@@ -21,7 +21,6 @@ import random
 import re
 import shutil
 import signal
-import stat
 import sys
 import tempfile
 import threading
@@ -64,12 +63,9 @@ def run(argv: list[str], folder: Path, fault: Fault = lambda: None) -> Ended:
     process.join(PATIENCE)
     process.kill()
     process.join()
-    texts = []
-    for reader, writer in pipes:
+    for _, writer in pipes:
         os.close(writer)
-        with open(reader, errors="replace") as pipe:
-            texts.append(pipe.read())
-    return Ended(process.exitcode, *texts)
+    return Ended(process.exitcode, *(open(reader, errors="replace").read() for reader, _ in pipes))
 
 
 def _become(argv: list[str], folder: Path, fault: Fault, pipes: list[tuple[int, int]]) -> None:
@@ -101,7 +97,7 @@ def in_step(number: int, action: Callable[[], object]) -> Fault:
     steps, fsync, rename = itertools.count(1), os.fsync, os.replace
 
     def watched_fsync(descriptor: int) -> None:
-        if stat.S_ISREG(os.fstat(descriptor).st_mode) and next(steps) == number:  # no folder
+        if next(steps) == number:
             os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
             action()
         fsync(descriptor)
@@ -137,29 +133,24 @@ def read(path: Path) -> Any:
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """What the files below the folder hold, to the last bit, by file and place in it. Raises as `read` does."""
-    read_files = {path.relative_to(folder): read(path) for path in left_behind(folder)[0]}
-    return {f"{name}{place}": value for name, content in read_files.items() for place, value in leaves(content).items()}
+    """What the files below the folder hold, to the last bit. Raises as `read` does."""
+    return {str(path.relative_to(folder)): bits(read(path)) for path in left_behind(folder)[0]}
 
 
-def leaves(content: object, place: str = "") -> dict[str, object]:
-    """All single values, by their place, to be compared; less what is named `seconds`, which no two runs share."""
+def bits(content: object) -> object:
+    """Equal only where all bits are: arrays as bytes, numbers as text; less `seconds`, which no two runs share."""
     if isinstance(content, torch.Tensor | np.ndarray):
         array = np.asarray(content)
-        return {place: (array.dtype, array.shape, array.tobytes())}
-    if not isinstance(content, dict | list | tuple):
-        return {place: (type(content), content)}
-    parts = dict(content if isinstance(content, dict) else enumerate(content))
-    found: dict[str, object] = {place: (type(content), len(parts))}
-    for name in parts.keys() - {"seconds"}:
-        found |= leaves(parts[name], f"{place}/{name}")
-    return found
+        return array.dtype, array.shape, array.tobytes()
+    if isinstance(content, dict):
+        return {name: bits(value) for name, value in content.items() if name != "seconds"}
+    return [bits(value) for value in content] if isinstance(content, list | tuple) else repr(content)
 
 
 def assert_same(ours: Path, theirs: Path) -> None:
     """The files of the two folders hold the same, and no temporary one is left in ours."""
     found, expected = contents(ours), contents(theirs)
-    different = sorted(place for place in found.keys() | expected.keys() if found.get(place) != expected.get(place))
+    different = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
     assert not different, f"{ours} differs from {theirs} in {different}"
     assert not left_behind(ours)[1], f"{ours}: a left-over was not cleared"
 
@@ -178,9 +169,9 @@ def check_whole(folder: Path) -> None:
 
 
 def epochs_saved(folder: Path) -> int:
-    """Epochs in the only checkpoint below the folder."""
-    found = [path for path in left_behind(folder)[0] if path.suffixes == [".pt"]]
-    return len(read(found[0])["history"]["train_loss"]) if found else 0
+    """Epochs of the run below the folder: in its checkpoint or, once it is finished, beside its weights."""
+    saved = [read(path)["history"] for path in left_behind(folder)[0] if path.suffix == ".pt"]
+    return max((len(history["train_loss"]) for history in saved), default=0)
 
 
 @dataclass
@@ -192,9 +183,6 @@ class Harness:
     chance: random.Random = field(default_factory=random.Random)
     kills: int = 0
     compared: int = 0
-
-    def new_folder(self) -> Path:
-        return Path(tempfile.mkdtemp(dir=self.folder))
 
     def kill(self) -> Callable[[], None]:
         return interrupt(self.chance.choice(self.signals))
@@ -213,7 +201,7 @@ class Harness:
 
     def reference(self, argv: list[str]) -> Path:
         """The folder of an undisturbed run."""
-        self.run(argv, folder := self.new_folder(), {0})
+        self.run(argv, folder := Path(tempfile.mkdtemp(dir=self.folder)), {0})
         return folder
 
     def kill_run(self, argv: list[str], reference: Path, faults: Iterable[Fault], before: Path | None = None) -> None:
@@ -221,7 +209,7 @@ class Harness:
 
         before: a folder with another run's files, which it is to replace.
         """
-        folder = self.new_folder()
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
         if before:
             shutil.copytree(before, folder, dirs_exist_ok=True)
         for fault in faults:
@@ -233,33 +221,29 @@ class Harness:
         assert_same(folder, reference)
         self.compared += 1
 
+    def kill_runs(self, wanted: int, argvs: list[list[str]]) -> None:
+        """Kill and go on with each of the runs, round after round, until there were `wanted` kills."""
+        references = []
+        for argv in argvs:
+            started = time.monotonic()
+            references.append((argv, self.reference(argv), time.monotonic() - started))
+        for argv, reference, seconds in itertools.cycle(references):
+            if self.kills >= wanted:
+                return
+            faults = [
+                at_moment(self.chance.uniform(0.1, seconds), self.kill())
+                if self.chance.random() < 0.5
+                else in_step(self.chance.randint(1, STEPS * EPOCHS), self.kill())
+                for _ in range(min(KILLS_A_RUN, 1 + wanted // len(argvs)))
+            ]
+            self.kill_run(argv, reference, faults)
 
-def kill_runs(harness: Harness, wanted: int, argvs: list[list[str]]) -> None:
-    """Kill and go on with each of the runs, round after round, until there were `wanted` kills."""
-    references = []
-    for argv in argvs:
-        started = time.monotonic()
-        references.append((argv, harness.reference(argv), time.monotonic() - started))
-
-    def somewhere(seconds: float) -> Fault:
-        if harness.chance.random() < 0.5:
-            return at_moment(harness.chance.uniform(0.1, seconds), harness.kill())
-        return in_step(harness.chance.randint(1, STEPS * EPOCHS), harness.kill())
-
-    kills = min(KILLS_A_RUN, max(1, wanted // len(argvs)))
-    for argv, reference, seconds in itertools.cycle(references):
-        if harness.kills >= wanted:
-            return
-        harness.kill_run(argv, reference, [somewhere(seconds) for _ in range(kills)])
-
-
-def kill_while_replacing(harness: Harness, wanted: int, argv: list[str]) -> None:
-    """Kill a run of one epoch in so many of the steps in which its files take the place of another run's."""
-    argv = [*argv, "--name", "run"]
-    before, reference = harness.reference([*argv, "--lr", "0.02"]), harness.reference(argv)
-    steps = range(STEPS, 6 * STEPS + 1)  # from its checkpoint on: until then --resume finds the other run
-    for step in harness.chance.sample(steps, min(wanted, len(steps))):
-        harness.kill_run(argv, reference, [in_step(step, harness.kill())], before)
+    def kill_while_replacing(self, wanted: int, argv: list[str]) -> None:
+        """Kill a run of one epoch in so many of the steps in which its files take the place of another run's."""
+        before, reference = self.reference([*argv, "--lr", "0.02"]), self.reference(argv)
+        steps = range(STEPS, 5 * STEPS + 1)  # from its checkpoint on: until then --resume finds the other run
+        for step in self.chance.sample(steps, min(wanted, len(steps))):
+            self.kill_run(argv, reference, [in_step(step, self.kill())], before)
 
 
 def few_digits(folder: Path) -> Path:
@@ -274,7 +258,7 @@ def few_digits(folder: Path) -> Path:
 def main_faults(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Kill runs, and see that nothing is lost.")
     parser.add_argument("--kills", type=int, default=100, help="processes to kill (default: 100)")
-    parser.add_argument("--signal", choices=[number.name[3:] for number in SIGNALS], help="that kills (default: any)")
+    parser.add_argument("--signal", choices=["KILL", "INT", "TERM"], help="that kills (default: any)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)  # threads do not survive fork
@@ -283,10 +267,10 @@ def main_faults(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="faults-") as workplace:
         signals = (signal.Signals[f"SIG{options.signal}"],) if options.signal else SIGNALS
         harness = Harness(Path(workplace), signals, random.Random(options.seed))
-        common = ["--data-dir", str(few_digits(harness.new_folder())), "--device", "cpu", "--batch-size", "50"]
-        argvs = [[*argv, *common, "--epochs", str(EPOCHS)] for argv in RUNS]
-        kill_runs(harness, options.kills - options.kills // 4, argvs)
-        kill_while_replacing(harness, options.kills // 4, [*RUNS[1], *common, "--epochs", "1"])
+        common = ["--data-dir", str(few_digits(Path(workplace))), "--device", "cpu", "--batch-size", "50"]
+        replacing = [*RUNS[1], *common, "--epochs", "1", "--name", "run"]
+        harness.kill_while_replacing(options.kills // 4, replacing)
+        harness.kill_runs(options.kills, [[*argv, *common, "--epochs", str(EPOCHS)] for argv in RUNS])
     counts = f"{harness.kills} kills; {harness.compared} runs compared; 0 guarantees broken"
     print(f"{counts}; {time.monotonic() - started:.0f} s")
 

@@ -11,6 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Rando
 import dataset as module
 from dataset import MEAN, MNIST, MNIST_SHA256, STD, network_input
 from support.data import data_warnings, write_tar
+from support.terminal import UserError
 
 
 def total(batches: Iterable) -> list[int]:
@@ -74,11 +75,9 @@ def test_a_boolean_mask_chooses_images(train_set) -> None:
 
 def test_what_is_no_index_or_out_of_range_is_refused(train_set) -> None:
     masks = [torch.ones(1436).bool(), [True] * 1438, torch.ones(1437, 1).bool()]  # short, long, of pixels
-    for index in (True, 1.0, [0.5], torch.tensor([1j]), [[1, 2]], None, "7", *masks):
-        with pytest.raises(TypeError):
-            train_set[index]
-    for index in (1437, -1438, [0, 1437], [-1438], torch.tensor([1437])):
-        with pytest.raises(IndexError, match=f"image {index} of 1437" if isinstance(index, int) else None):
+    nothing = (True, 1.0, [0.5], torch.tensor([1j]), [[1, 2]], None, "7")
+    for index in (*nothing, *masks, 1437, -1438, [0, 1437], [-1438], torch.tensor([1437])):
+        with pytest.raises(IndexError):
             train_set[index]
 
 
@@ -161,5 +160,5 @@ def test_what_is_held_out_is_not_augmented(test_set) -> None:
 
 def test_a_split_that_leaves_a_part_empty_is_refused(test_set) -> None:
     for last in (0, -1, 360, 361):
-        with pytest.raises(ValueError, match="split: expected a number from 1 to 359"):
+        with pytest.raises(UserError, match="expected a number from 1 to 359"):
             test_set.split(last)

@@ -23,8 +23,8 @@ from PIL import Image
 from support.data import DataError, find, images, read_images, write_tar
 from support.data.png import SIGNATURE, SIZE
 
-COMPRESS = {"plain": bytes, "gzip": gzip.compress, "bzip2": bz2.compress}
-FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+COMPRESS = (bytes, gzip.compress, bz2.compress)
+FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 
 
 def written(write: Callable[[io.BytesIO], object]) -> bytes:
@@ -89,7 +89,6 @@ NUMBERS = range(0, 120, 3)  # with gaps, as in a part of a set
 NOISE = np.random.default_rng(0).integers(0, 256, (len(NUMBERS), SIZE, SIZE), np.uint8)
 NOISE[::2] //= 64  # of which other filters are chosen
 MEMBERS = [(f"part/{number:05d}_{number % 10}.png", png(pixels)) for number, pixels in zip(NUMBERS, NOISE, strict=True)]
-random.Random(0).shuffle(MEMBERS)
 
 
 def is_noise(path: Path) -> bool:
@@ -101,18 +100,16 @@ def is_noise(path: Path) -> bool:
     return np.array_equal(found, NOISE) and labels.tolist() == [number % 10 for number in NUMBERS]
 
 
-@pytest.mark.parametrize("compress", COMPRESS.values(), ids=COMPRESS.keys())
-@pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS.keys())
-def test_every_archive_gives_the_same_arrays_in_any_order(save, format, compress) -> None:
+@pytest.mark.parametrize(("compress", "format"), list(zip(COMPRESS, FORMATS, strict=True)))
+def test_every_archive_gives_the_same_arrays_in_any_order(save, compress, format) -> None:
     names = ("._x", "part/._00000_0.png", ".DS_Store", "part/Thumbs.db", "README.md", "LICENSE", ".git/objects/00")
-    others = [(name, b"no image" * (200_000 if name == "LICENSE" else 100)) for name in names]
-    assert is_noise(
-        save(compress(member("part/", kind=b"5", size=9) + tar(MEMBERS[0], *others, *MEMBERS[1:], format=format)))
-    )
+    members = [*MEMBERS, *((name, b"no image" * 100) for name in names)]
+    random.Random(0).shuffle(members)
+    assert is_noise(save(compress(member("part/", kind=b"5", size=9) + tar(*members, format=format))))
 
 
 def test_a_folder_gives_the_same_arrays(save, tmp_path) -> None:
-    for number, (name, data) in enumerate(MEMBERS):
+    for number, (name, data) in enumerate(reversed(MEMBERS)):
         save(data, f"top/{('one', 'two/three', '.')[number % 3]}/{Path(name).name}")
     for name in ("Thumbs.db", ".hidden", ".git/1_1.png", "one/._00000_0.png"):
         save(b"no image", f"top/{name}")
@@ -122,9 +119,9 @@ def test_a_folder_gives_the_same_arrays(save, tmp_path) -> None:
 
 
 def test_long_names_in_every_format_and_the_header_of_git_archive(save) -> None:
-    for prefix, format in (("p" * 90, "ustar"), ("ä" * 150, "gnu"), ("ä" * 150, "pax")):
-        assert is_noise(save(tar(*((f"{prefix}/{name}", data) for name, data in MEMBERS), format=FORMATS[format])))
-    assert is_noise(save(pax(b"comment=1", kind=b"g") + tar(*MEMBERS)))
+    for prefix, format in zip(("p" * 90, "ä" * 150, "ä" * 150), FORMATS, strict=True):
+        assert is_noise(save(tar(*((f"{prefix}/{name}", data) for name, data in MEMBERS), format=format)))
+    assert is_noise(save(pax(b"comment=1\n12 a=", kind=b"g") + tar(*MEMBERS)))
 
 
 def test_nothing_is_extracted(tmp_path, save) -> None:
@@ -136,8 +133,8 @@ def test_nothing_is_extracted(tmp_path, save) -> None:
 @pytest.mark.parametrize(
     ("names", "order", "labels"),
     [
-        # by number where it is unique, else by path
-        (["train/7/10.png", "train/7/2.png", "train/0/00003.PNG"], [1, 2, 0], [7, 0, 7]),
+        # by number, then by path
+        (["train/7/10.png", "train/7/2.png", "train/0/00003.PNG", "train/0/2.png"], [3, 1, 2, 0], [0, 7, 0, 7]),
         (["7/img 2.png", "0/img 2.png"], [1, 0], [0, 7]),
         (["5/2_5.png", "5/1.png"], [1, 0], [5, 5]),  # the label may be said again
     ],
@@ -197,7 +194,6 @@ WRONG_ARRAYS = [
     ("uint8 (0, 28, 28)", PIXELS[:0], np.zeros(0, int)),
     ("float64 (2,)", PIXELS, [0.0, 1.0]),
     ("(3,)", PIXELS, [0, 1, 2]),
-    ("(1, 2)", PIXELS, [[0, 1]]),
     ("integers (N,) 0 to 255", PIXELS, [0, -1]),
     ("up to 256", PIXELS, [0, 256]),
 ]
@@ -249,24 +245,21 @@ WRONG_PNGS = [
     ("is coloured or transparent, of mode L;", raw_png(LINES, more=chunk(b"tRNS\0\0"))),
     ("is a damaged PNG, cut off, or of over 1,000 chunks", raw_png(LINES, more=chunk(b"tEXt") * 1000)),
     *((NO_PIXELS, raw_png(lines)) for lines in (LINES[1:], LINES + b"\0", bytes(10**8), b"\5" + LINES[1:])),
-    (NO_PIXELS, raw_png(LINES[:100], interlace=1)),
     *(("is a damaged PNG", SIGNATURE + IMAGE[8:33] + data + chunk(b"IEND")) for data in (b"", chunk(b"IDATx"))),
     (NO_PIXELS, SIGNATURE + IMAGE[8:33] + chunk(b"IDAT" + zlib.compress(LINES)[:-1]) + chunk(b"IEND")),
 ]
-PAX = [pax(b"size=1"), pax(b"GNU.sparse.map=0,1"), pax(b"path=0_0.png", kind=b"g"), pax(*[b"a=b"] * 101)]
-DAMAGED_PAX = [member("pax", data, b"x") for data in (b"0 a=b\n", b"99 path=x\n", b"5 a\n")]
-LIARS = [member("0_0.png", kind=bytes([kind]), size=size) for kind in b"0LKxg7" for size in (-512, 2**21, 2**60)]
+PAX = [pax(b"a=b", b"size=1"), pax(b"GNU.sparse.map=0,1"), pax(b"path=0_0.png", kind=b"g")]
+PAX += [member("pax", data, b"x") for data in (b"99 path=x\n", b"9 path=long\n")]
+LIARS = [member("._x", kind=bytes([kind]), size=size) for kind in b"0Lxg" for size in (-512, 2**21, 2**60)]
 REFUSED = [  # what is said, and of which archives
     *((said, tar(("0_0.png", data))) for said, data in WRONG_PNGS),
     *(("are read", head + GOOD) for head in LIARS),
-    *(("is a link, a device or sparse", member("0_0.png", kind=bytes([kind])) + GOOD) for kind in b"12346SZ"),
-    *(("is cut off before its end", member("._x", size=10**9, kind=kind) + GOOD) for kind in (b"D", b"0")),
-    *(("has a pax header", head + GOOD) for head in PAX + DAMAGED_PAX),
+    *(("is a link, a device or sparse", member("0_0.png", kind=bytes([kind])) + GOOD) for kind in b"1236KSV"),
+    *(("is cut off before its end", archive) for archive in (member("._x", size=10**6), GOOD[:2048])),
+    *(("has a pax header", head + GOOD) for head in PAX),
     *(("unpack it", tar(("train.tar", data))) for data in (GOOD, gzip.compress(GOOD))),
     ("bad checksum at byte 1,024", GOOD[:1024] + b"x" + GOOD[1025:]),
     ("holds no images", tar(("README", b"none"))),
-    ("1_1.png' has no number of its own", named("1_1.png", "other/001_7.png")),
-    ("'5/a.png' has no number of its own", named("0_0.png", "5/a.png")),
     ("'5/1_3.png' has the label 3 and 5 by its path", named("5/1_3.png")),
     ("has no label", named("\x1b[2J" + "x" * 100_000 + "\n.png")),
 ]
@@ -278,26 +271,26 @@ def test_what_is_wrong_with_an_archive_is_said(save, said) -> None:
         assert said in refusal(save(archive))
 
 
+def flipped(data: bytes, position: int) -> bytes:
+    return data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :]
+
+
 def test_whatever_byte_of_a_png_is_another_or_missing_is_seen(save) -> None:
     for position in range(len(IMAGE)):
-        damaged = bytearray(IMAGE)
-        damaged[position] ^= 16
-        for data in (bytes(damaged), IMAGE[:position]):
+        for data in (flipped(IMAGE, position), IMAGE[:position]):
             assert re.search("'0_0.png' is (a damaged PNG|empty)", refusal(save(tar(("0_0.png", data)))))
 
 
-@pytest.mark.parametrize("compress", COMPRESS.values(), ids=COMPRESS.keys())
+@pytest.mark.parametrize("compress", COMPRESS)
 def test_a_cut_a_flipped_bit_and_bytes_behind_the_end_are_seen(save, compress) -> None:
     whole = compress(GOOD)
     end = 512 * 4 + 1 if compress is bytes else len(whole) - 1  # tar repeats the last block for the sake of tapes
-    for length in {*range(1, end, 97), 512, 1024, 1536, 2048, end - 1} & {*range(1, end + 1)}:
+    for length in range(1, end, 61):
         refusal(save(whole[:length]))
     for position in (1024, 1100, len(GOOD) - 1):  # in the second header, in its content, behind the end
-        damaged = bytearray(GOOD)
-        damaged[position] ^= 4
-        refusal(save(compress(bytes(damaged))))
+        refusal(save(compress(flipped(GOOD, position))))
     if compress is not bytes:
-        refusal(save(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 4]) + whole[len(whole) // 2 + 1 :]))
+        refusal(save(flipped(whole, len(whole) // 2)))
     for more in (b"more", GOOD):
         assert "goes on behind it" in refusal(save(compress(GOOD + more)))
 
@@ -364,7 +357,6 @@ WRONG_IDX = {
     "a claim": {"images": struct.pack(">4I", 2051, 2**32 - 1, SIZE, SIZE)},
     "another size": {"images": idx(np.zeros((3, 32, SIZE)))},
     "none": {"images": idx(np.zeros((0, SIZE, SIZE)))},
-    "labels cut off": {"labels": IDX["labels"][:-1]},
     "text": {"labels": b"five, zero, four"},
 }
 

@@ -66,22 +66,13 @@ def test_everything_is_drawn_from_the_files_alone(tmp_path, capsys):
         assert Image.open(tmp_path / name).text["digest"] == BN.history["digest"]
 
 
-def test_a_folder_without_runs_says_how_to_train_one(tmp_path):
+def test_a_folder_without_runs_says_how_to_train_one_and_a_bad_file_is_named(tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path}/absent: .*train one first"):
         plot.redraw(["--output-dir", f"{tmp_path}/absent"])
-
-
-@pytest.mark.parametrize("bad", ["bad.json", f"{plot.STUDY}/bad.npz"])
-def test_a_bad_file_is_named_and_keeps_nothing_else_from_being_drawn(tmp_path, capsys, monkeypatch, bad):
-    for draw in ("draw_run", "draw_comparison"):
-        monkeypatch.setattr(plot, draw, lambda *_: Figure())
-    write(tmp_path, make("mlp"))
-    write((tmp_path / bad).parent, make(name="bad"))
-    (tmp_path / bad).write_bytes(b"{")
-    status, drawn, (message,) = redraw(tmp_path, capsys)
-    assert status == 2
-    assert f"{tmp_path / bad}: " in message
-    assert drawn == {"mlp.png", "comparison.png"}
+    write(tmp_path / plot.STUDY, make(name="bad"))
+    (tmp_path / plot.STUDY / "bad.npz").write_bytes(b"{")
+    with pytest.raises(UserError, match="study/bad.npz: .*move the file away"):
+        plot.redraw(["--output-dir", str(tmp_path)])
 
 
 def test_a_picture_that_cannot_be_drawn_costs_that_picture_only(tmp_path, capsys, monkeypatch):

@@ -13,8 +13,6 @@ from support import files
 from support.run.history import DRAWS, mistakes
 from support.terminal import printable, warn
 
-MAX_FILTERS, MAX_FILTER_SIDE = 1024, 31  # of a first convolution that is drawn
-
 
 def answers(logits: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
     """Of logits (N, classes) and labels (N,): the arrays that every result holds, see `history`."""
@@ -26,12 +24,11 @@ def answers(logits: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
 
 
 def pictures(network: nn.Module, images: Tensor, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The test images (N, 28, 28) that were read wrong, and the filters of a C1 that sees one map, if square."""
+    """The test images (N, 28, 28) that were read wrong, and the filters of a C1 that sees one map."""
     found = {"mistake_images": images.cpu().numpy()[mistakes(arrays)]}
-    weight = getattr(getattr(network, "c1", None), "weight", torch.empty(0))
-    count, maps, height, width = weight.shape if weight.ndim == 4 else (0, 0, 0, 0)
-    if maps == 1 and height == width <= MAX_FILTER_SIDE and count <= MAX_FILTERS:  # else nobody draws it
-        found["c1"] = weight.detach().float().cpu().contiguous().numpy()
+    c1 = getattr(network, "c1", None)
+    if isinstance(c1, nn.Conv2d) and c1.in_channels == 1:
+        found["c1"] = c1.weight.detach().float().cpu().contiguous().numpy()
     return found
 
 

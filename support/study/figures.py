@@ -1,6 +1,6 @@
 """The figures of the study. Their titles say what the numbers carry, whatever study it is."""
 
-from functools import partial
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,7 +10,7 @@ from scipy.stats import gmean
 from support import figures
 from support.figures import Curve, figure_name, line_style, percent, plot_values, set_title, styled
 from support.study import results
-from support.study.results import AUGMENTED, MLP, NORMALIZED, PLAIN, Difference, Groups, Run, Values
+from support.study.results import AUGMENTED, MLP, NORMALIZED, PLAIN, Configuration, Difference, Groups
 from support.study.statistics import ALPHA
 
 UNITS = {"accuracy": "percentage points: right is better", "loss": "nats: left is better"}
@@ -76,7 +76,7 @@ def draw_train_test(groups: Groups) -> Figure:
         panels.append((axes, curves))
     figures.draw_curves(panels, "accuracy")
     parts = [results.decomposition(group) for key, group in groups.items() if key[1]]
-    runs, same = (percent(float(np.mean([one[part] > 0 for one in parts])), 0) for part in ("gap", "digits"))
+    runs, same = (percent(float(np.mean([one[part] > 0 for one in parts])), 0) for part in ("test - train", "digits"))
     finding = f"With augmentation test accuracy is above train accuracy in {runs} of the epochs"
     set_title(figure, f"{finding}, but in {same} with the same weights on clean images", note_of(groups))
     figures.label_ends(panels)  # last: where labels go depends on the height of the axes
@@ -91,12 +91,16 @@ def note_of(groups: Groups) -> str:
 def draw_gradients(groups: Groups) -> Figure:
     """‖g‖·‖W‖ by layer with and without batch normalization; in the last panel ‖g‖ of the first layer by the last's."""
     layers, pair = results.layers(groups[PLAIN]), {key: groups[key] for key in (PLAIN, NORMALIZED)}
-    drawn: dict[str, Values] = {f"{one.upper()}, ‖g‖·‖W‖": partial(results.gradients, layer=one) for one in layers}
-    drawn[f"‖g‖ of {layers[0].upper()} / ‖g‖ of {layers[-1].upper()}"] = results.first_to_last
+    drawn = {
+        f"{layer.upper()}, ‖g‖·‖W‖": {key: results.gradients(group, layer) for key, group in pair.items()}
+        for layer in layers
+    }
+    last_panel = f"‖g‖ of {layers[0].upper()} / ‖g‖ of {layers[-1].upper()}"
+    drawn[last_panel] = {key: results.first_to_last(group) for key, group in pair.items()}
     figure = Figure((3 * figures.PANEL[0], 1.7 * figures.PANEL[1]))
     every = figure.subplots(2, -(-len(drawn) // 2)).ravel()
-    epochs = list(range(groups[PLAIN][0].history["epochs"] + 1))
-    panels = [draw_panel(axes, pair, *one, epochs) for axes, one in zip(every, drawn.items(), strict=False)]
+    epochs = range(groups[PLAIN][0].history["epochs"] + 1)
+    panels = [draw_panel(axes, *one, epochs) for axes, one in zip(every, drawn.items(), strict=False)]
     words = []
     for when, epoch in (("before training", 0), ("at the end", -1)):
         ratios = [gmean(results.gradient_ratio(groups, layer)[:, epoch]) for layer in layers]
@@ -123,26 +127,28 @@ def draw_moved(groups: Groups) -> Figure:
     figure, panels = Figure((2.5 * figures.PANEL[0], 1.15 * figures.PANEL[1])), []
     kinds = {"shift": "shifted by pixels, mean of four ways", "turn": "turned by degrees, mean of both ways"}
     for axes, (kind, label) in zip(figure.subplots(1, 2), kinds.items(), strict=True):
-        moves = ["", *(move for move in results.MOVES if move.startswith(kind))]
-        sizes = [int(move.removeprefix(kind) or 0) for move in moves]
-
-        def accuracy(group: list[Run], moves: list[str] = moves) -> np.ndarray:
-            return np.column_stack([results.moved(group, move) for move in moves])
-
-        panels.append(draw_panel(axes, groups, "accuracy", accuracy, sizes))
+        moves = [move for move in results.MOVES if move.startswith(kind)]
+        names = [f"accuracy_{move}" for move in moves]
+        values = {
+            key: np.column_stack([results.last(group, "accuracy"), *(results.stack(group, name) for name in names)])
+            for key, group in groups.items()
+        }
+        sizes = [0, *(int(move.removeprefix(kind)) for move in moves)]
+        panels.append(draw_panel(axes, "accuracy", values, sizes))
         axes.set_xlabel(label)
-    shares = [percent(results.moved(groups[key], "shift4").mean(), 0) for key in (MLP, PLAIN, AUGMENTED)]
+    shares = [percent(results.stack(groups[key], "accuracy_shift4").mean(), 0) for key in (MLP, PLAIN, AUGMENTED)]
     words = f"Custom-MLP gets {shares[0]} right, LeNet-5 {shares[1]}, LeNet-5 with augmentation {shares[2]}"
     set_title(figure, f"Of digits shifted by 4 pixels {words}", note_of(groups))
     figures.label_ends(panels)
     return figure
 
 
-def draw_panel(axes: Axes, groups: Groups, metric: str, values: Values, sizes: list[int]) -> tuple[Axes, list[Curve]]:
+def draw_panel(
+    axes: Axes, metric: str, values: dict[Configuration, np.ndarray], sizes: Sequence[int]
+) -> tuple[Axes, list[Curve]]:
     """A curve a configuration, of values (seeds, sizes)."""
     curves = []
-    for key, group in groups.items():
-        found = values(group)
+    for key, found in values.items():
         end = f"  {percent(found[:, -1].mean(), 1)}" if metric == "accuracy" else ""
         curves.append(Curve(figure_name(*key) + end, plot_values(metric, found), line_style(*key)))
     figures.draw_curves([(axes, curves)], metric)

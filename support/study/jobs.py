@@ -40,15 +40,11 @@ def run_jobs(commands: dict[Path, list[str]], side_by_side: int, ended: Callable
 def _run(command: list[str], log: Path, stdin: int) -> str:
     """Run it in a session of its own, since Ctrl-C on a terminal would interrupt it twice; return the problem."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", PIPE: "1"}
-    try:
-        with open(log, "ab") as file:
-            streams: dict[str, Any] = {"stdin": stdin, "stdout": file, "stderr": subprocess.STDOUT}
-            done = subprocess.run(command, env=environment, start_new_session=True, **streams)
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    except OSError as error:
-        return f"{printable(log)}: {error.strerror}"
-    said = [line for line in lines if line.startswith("error: ")] or lines or ["no word in its log"]
-    return f"status {done.returncode}: {printable(said[-1])}" if done.returncode else ""
+    with open(log, "ab") as file:
+        streams: dict[str, Any] = {"stdin": stdin, "stdout": file, "stderr": subprocess.STDOUT}
+        status = subprocess.run(command, env=environment, start_new_session=True, **streams).returncode
+    errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
+    return f"status {status}: {printable([f'see {log}', *errors][-1])}" if status else ""
 
 
 def end_with_parent() -> None:
