@@ -92,6 +92,7 @@ def test_a_committed_run_trained_today_would_have_the_same_history(model, augmen
     facts = main.recipe_of(MODELS[model](), augment) | data | {"device": "cpu"}
     made = history.new_history(vars(Settings(model, augment)), main.DEFAULTS, facts)
     assert list(made) == [name for name in committed if name in made]
+    assert made.keys() >= {*history.SETTINGS, *history.RECIPE}
     assert history.differences(committed, made) == []
 
 
