@@ -1,4 +1,4 @@
-"""Runs of `main.py` in the tests' own process, on few digits, with what they printed and left."""
+"""Commands, above all runs of `main.py`, in the tests' own process, on few digits: what they printed and left."""
 
 import contextlib
 import io
@@ -34,18 +34,19 @@ def command(folder: Path, data: Path, *options: str) -> list[str]:
     return [*argv, *places, *options]
 
 
-def start(folder: Path, data: Path, *options: str, callback: Callback | None = None) -> Ended:
-    return start_line(command(folder, data, *options), callback)
-
-
-def start_line(argv: list[str], callback: Callback | None = None) -> Ended:
+def ended(action: Callable[..., object], *arguments: object) -> Ended:
+    """What a command's `main` comes to."""
     status = 0
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         try:
-            main.main(argv, callback or Callback())
+            action(*arguments)
         except SystemExit as leave:
             status = leave.code
     return Ended(status, out.getvalue(), err.getvalue())
+
+
+def start(folder: Path, data: Path, *options: str, callback: Callback | None = None) -> Ended:
+    return ended(main.main, command(folder, data, *options), callback or Callback())
 
 
 def refused(ended: Ended, status: int = 2) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import NAME, After, Ended, cheap_picture, history_of, refused, start, start_line
+from runs import NAME, After, Ended, cheap_picture, ended, history_of, refused, start
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
@@ -225,7 +225,9 @@ def test_only_testing_prints_loss_and_accuracy_of_a_finished_network_and_writes_
 
     def only_test(path: Path) -> Ended:
         with contextlib.chdir(tmp_path):
-            return start_line(["--test-only", "--weights", str(path), "--data-dir", str(sample), "--device", "cpu"])
+            return ended(
+                main.main, ["--test-only", "--weights", str(path), "--data-dir", str(sample), "--device", "cpu"]
+            )
 
     out = only_test(weights).out
     assert f"{NAME} on 360 test images" in out
@@ -238,8 +240,8 @@ def test_only_testing_prints_loss_and_accuracy_of_a_finished_network_and_writes_
         assert "changed.pt" in error
         assert "--restart" not in error
     assert ".weights.pt" in refused(only_test(tmp_path / "nowhere.pt"))
-    assert "--weights" in refused(start_line(["--test-only"]))
-    assert "--test-only" in refused(start_line(["--model", "lenet", "--weights", str(weights)]))
+    assert "--weights" in refused(ended(main.main, ["--test-only"]))
+    assert "--test-only" in refused(ended(main.main, ["--model", "lenet", "--weights", str(weights)]))
 
 
 def test_help_explains_each_option_with_its_default(capsys):
@@ -279,9 +281,9 @@ def test_settings_of_python_are_checked_and_become_pythons_numbers():
 
 
 def test_the_model_is_required(monkeypatch):
-    assert "--model" in refused(start_line([]))
+    assert "--model" in refused(ended(main.main, []))
     monkeypatch.setattr(sys, "argv", ["main.py"])
-    assert "--model" in refused(start_line(None))
+    assert "--model" in refused(ended(main.main, None))
 
 
 def test_what_is_wrong_is_found_before_the_first_epoch_and_before_anything_is_overwritten(small, tmp_path):
@@ -294,9 +296,9 @@ def test_what_is_wrong_is_found_before_the_first_epoch_and_before_anything_is_ov
         str(tmp_path / "file" / "a"): ["--output-dir", str(tmp_path / "file" / "a")],
         str(tmp_path / "file" / "b"): ["--checkpoint-dir", str(tmp_path / "file" / "b")],
     }.items():
-        ended = start(tmp_path, small, *options)
-        assert word in refused(ended)
-        assert "epoch" not in ended.out
+        stopped = start(tmp_path, small, *options)
+        assert word in refused(stopped)
+        assert "epoch" not in stopped.out
     assert all(path.read_bytes() == content for path, content in before.items())
     assert start(tmp_path, small, "--model", "lenet", "--batch-size", "209", "--restart").status == 0
 

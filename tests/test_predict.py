@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageOps
+from runs import ended
 
 import dataset
 import main
@@ -23,26 +24,16 @@ from support.digits import ink
 from support.terminal import UserError, printable
 from tests.test_ink import drawn
 
-ROOT = Path(__file__).resolve().parent.parent
-WEIGHTS = ROOT / "weights" / "lenet_bn_augment.pt"
+WEIGHTS = predict.COMMITTED / "lenet_bn_augment.pt"
 
 
 @pytest.fixture
-def command(capsys, tmp_path, monkeypatch):
+def command(tmp_path, monkeypatch):
     """Run predict.py in a folder with a 1 and a 7; give exit status, standard output, and what it said on stderr."""
     monkeypatch.chdir(tmp_path)
     drawn(1).save("one.png")
     drawn(7).save("seven.jpg")
-
-    def run(*argv: str) -> tuple[int, str, str]:
-        status = 0
-        try:
-            predict.main([*argv])
-        except SystemExit as stop:
-            status = stop.code
-        return status, *capsys.readouterr()
-
-    return run
+    return lambda *argv: ended(predict.main, argv)
 
 
 def row(*digits: int, gap: int = 40) -> Image.Image:
@@ -138,8 +129,9 @@ def test_show_draws_a_row_a_file_of_any_name(command, tmp_path):
         drawn(1).save(file, "PNG")
     assert command("nothing.png", "--show", "0.png")[0] == 2
     assert command("seven.jpg", "--show", "1.png")[0] == 0
-    status, _, error = command(name, "seven.jpg", "--show", "2.png")
+    status, out, error = command(name, "seven.jpg", "--show", "2.png")
     assert (status, error) == (0, "")
+    assert out.startswith("one $x$ 한 \N{GRINNING FACE}\\n\\udcff.png  1")
     (width, height), both = Image.open("1.png").size, Image.open("2.png")
     assert both.size == (width, 2 * height)
     assert {path.name for path in tmp_path.iterdir()} == {"one.png", "seven.jpg", name, "1.png", "2.png"}
