@@ -224,10 +224,9 @@ def test_only_testing_prints_loss_and_accuracy_of_a_finished_network_and_writes_
     record, weights = history_of(folder), folder / "checkpoints" / f"{NAME}.weights.pt"
 
     def only_test(path: Path) -> Ended:
+        argv = ["--test-only", "--weights", str(path), "--data-dir", str(sample), "--device", "cpu"]
         with contextlib.chdir(tmp_path):
-            return ended(
-                main.main, ["--test-only", "--weights", str(path), "--data-dir", str(sample), "--device", "cpu"]
-            )
+            return ended(main.main, argv)
 
     out = only_test(weights).out
     assert f"{NAME} on 360 test images" in out
