@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import first_images
 
 import dataset
-from support.data import write_tar
 from support.figures.axes import STYLE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,15 +23,6 @@ STYLE["figure.dpi"] = 60  # figures are drawn in a moment
 # none unless it is asked for, as test_cuda.py says, and the first call comes before fake tensors pretend that there is.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 torch.ones((), requires_grad=True).backward()
-
-
-def first_images(source: Path, folder: Path, train: int, test: int) -> Path:
-    """A folder with train.tar and test.tar: so many of the first images of the archives in another one."""
-    folder.mkdir()
-    for split, count in (("train", train), ("test", test)):
-        whole = dataset.MNIST(next(source.glob(f"{split}.tar*")))
-        write_tar(folder / f"{split}.tar", split, whole.images[:count], whole.labels[:count])
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -12,14 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import NAME, After, command, history_of, interrupt
+from runs import NAME, After, command, first_images, history_of, interrupt
 from torch.multiprocessing import ProcessExitedException, start_processes
 from torch.utils.data import TensorDataset
 
 import main
-from dataset import MNIST
 from support.compute import distributed
-from support.data import write_tar
 from support.terminal import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -66,11 +64,7 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def few(sample, tmp_path_factory) -> Path:
     """30 images to train and to test on: each of two processes has 15 of an epoch, and three of its last batch."""
-    folder = tmp_path_factory.mktemp("few")
-    for split in ("train", "test"):
-        digits = MNIST(sample / f"{split}.tar")
-        write_tar(folder / f"{split}.tar", split, digits.images[:30], digits.labels[:30])
-    return folder
+    return first_images(sample, tmp_path_factory.mktemp("data") / "few", 30, 30)
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +84,6 @@ def test_two_processes_train_as_one_does(two, few, tmp_path):
     for metric in ("train_loss", "test_loss", "train_accuracy", "test_accuracy"):
         assert ours[metric] == pytest.approx(alone[metric], rel=1e-5)
     torch.testing.assert_close(weights_of(two[0]), weights_of(tmp_path), rtol=0, atol=1e-6)
-
-
-def test_statistics_of_batch_normalization_are_means_over_the_images_of_all(few, tmp_path):
-    """Of weights that hardly move: CPUs do not synchronize the statistics that training normalizes by."""
-    slow = ["--model", "lenet_bn", "--lr", "1e-9", "--epochs", "1"]
-    main.main(command(tmp_path / "alone", few, *LENET, *slow))
-    fork_runs(tmp_path, few, *slow)
-    ours, alone = (weights_of(folder)["norm1.running_mean"] for folder in (tmp_path, tmp_path / "alone"))
-    torch.testing.assert_close(ours, alone, rtol=1e-5, atol=1e-7)
 
 
 def test_processes_draw_each_for_itself(two):

@@ -229,9 +229,13 @@ def test_result_and_maps_follow_while_the_pen_is_down_and_undo_brings_back_what_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("language", ["en-US", "ko-KR"])
-def test_at_the_width_of_a_phone_all_fits_and_one_draws_with_a_finger(language, opened):
+@pytest.mark.parametrize(
+    ("language", "lang", "title"),
+    [("ko-KR,ko,en", "ko", "숫자를 써 보세요 · BN-LeNet-5"), ("de", "en", "Draw a digit · BN-LeNet-5")],
+)
+def test_on_a_phone_all_fits_in_the_browsers_language_and_one_draws_with_a_finger(language, lang, title, opened):
     page = opened(width=360, language=language)
+    assert (page.execute_script("return document.documentElement.lang"), page.title) == (lang, title)
     sheet = page.find_element(By.ID, "sheet")
     assert sheet.rect["width"] > 300
     assert sheet.rect["y"] + sheet.rect["height"] < 640
@@ -242,6 +246,9 @@ def test_at_the_width_of_a_phone_all_fits_and_one_draws_with_a_finger(language, 
     assert page.execute_script("return [scrollY, innerWidth, document.documentElement.scrollWidth]") == [0, 360, 360]
     for button in page.find_elements(By.CSS_SELECTOR, "button, fieldset label"):
         assert min(button.rect["width"], button.rect["height"]) >= 44
+    texts = page.execute_script("return TEXTS").values()
+    one, other = ({key: {*re.findall(r"{\w+}", str(value))} for key, value in words.items()} for words in texts)
+    assert one == other, "both languages say the same things"
 
 
 @pytest.mark.slow
@@ -283,19 +290,6 @@ def test_every_control_and_picture_has_a_name_for_screen_readers(opened):
     assert not {role for role, name in names if not name} & named
     assert ("radio", "Thick") in names
     assert page.find_element(By.ID, "announcement").get_attribute("role") == "status"
-
-
-@pytest.mark.slow
-def test_the_language_is_the_browsers_and_both_say_the_same_things(opened):
-    korean = ("ko", "숫자를 써 보세요 · BN-LeNet-5", "지우기")
-    english = ("en", "Draw a digit · BN-LeNet-5", "Clear")
-    for language, expected in {"ko-KR,ko,en": korean, "en-US": english, "de": english, "fr-CA": english}.items():
-        page = opened(language=language)
-        lang = page.execute_script("return document.documentElement.lang")
-        assert (lang, page.title, shown(page, "clear")) == expected
-    texts = page.execute_script("return TEXTS").values()
-    one, other = ({key: {*re.findall(r"{\w+}", str(value))} for key, value in words.items()} for words in texts)
-    assert one == other
 
 
 @pytest.mark.slow

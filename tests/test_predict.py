@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageOps
+from runs import ended
 
 import dataset
 import main
@@ -23,26 +24,16 @@ from support.digits import ink
 from support.terminal import UserError, printable
 from tests.test_ink import drawn
 
-ROOT = Path(__file__).resolve().parent.parent
-WEIGHTS = ROOT / "weights" / "lenet_bn_augment.pt"
+WEIGHTS = predict.COMMITTED / "lenet_bn_augment.pt"
 
 
 @pytest.fixture
-def command(capsys, tmp_path, monkeypatch):
+def command(tmp_path, monkeypatch):
     """Run predict.py in a folder with a 1 and a 7; give exit status, standard output, and what it said on stderr."""
     monkeypatch.chdir(tmp_path)
     drawn(1).save("one.png")
     drawn(7).save("seven.jpg")
-
-    def run(*argv: str) -> tuple[int, str, str]:
-        status = 0
-        try:
-            predict.main([*argv])
-        except SystemExit as stop:
-            status = stop.code
-        return status, *capsys.readouterr()
-
-    return run
+    return lambda *argv: ended(predict.main, argv)
 
 
 def row(*digits: int, gap: int = 40) -> Image.Image:
@@ -62,12 +53,14 @@ def test_probabilities_are_those_of_the_training_code(sample):
     assert torch.allclose(ours, logits.softmax(1), atol=1e-5)
 
 
-def test_json(command):
+def test_json_of_the_weights_of_any_network(command):
+    state = {"model": "mlp", "classes": 26, "network": MODELS["mlp"](classes=26).state_dict()}
+    torch.save(torch.load(WEIGHTS, weights_only=True) | state, "letters.pt")
     Path("text.png").write_text("not a picture")
-    status, out, error = command("one.png", "text.png", "--json")
+    status, out, error = command("one.png", "text.png", "--json", "--weights", "letters.pt")
     read, failed = json.loads(out)
     assert status == 2
-    assert (read["file"], len(read["probabilities"])) == ("one.png", 10)
+    assert (read["file"], len(read["probabilities"])) == ("one.png", 26)
     assert sum(read["probabilities"]) == pytest.approx(1, abs=1e-5)
     assert read["probability"] == max(read["probabilities"]) == read["probabilities"][read["digit"]]
     (only,) = read["digits"]
@@ -119,7 +112,6 @@ def test_doubt_is_said(command):
 )
 def test_with_a_line_and_without_it_the_answer_that_is_like_a_digit_counts(without, whole, answer, said):
     """Read as 7 without the line and 2 with it."""
-
     glyph = ink.glyph_of(np.triu(np.ones((100, 60), bool)) & ~np.triu(np.ones((100, 60), bool), 8))
 
     def recognize(one: ink.Glyph) -> list[float]:
@@ -135,9 +127,11 @@ def test_show_draws_a_row_a_file_of_any_name(command, tmp_path):
     name = os.fsdecode("one $x$ 한 \N{GRINNING FACE}\n".encode() + b"\xff.png")
     with open(name, "wb") as file:
         drawn(1).save(file, "PNG")
+    assert command("nothing.png", "--show", "0.png")[0] == 2
     assert command("seven.jpg", "--show", "1.png")[0] == 0
-    status, _, error = command(name, "seven.jpg", "--show", "2.png")
+    status, out, error = command(name, "seven.jpg", "--show", "2.png")
     assert (status, error) == (0, "")
+    assert out.startswith("one $x$ 한 \N{GRINNING FACE}\\n\\udcff.png  1")
     (width, height), both = Image.open("1.png").size, Image.open("2.png")
     assert both.size == (width, 2 * height)
     assert {path.name for path in tmp_path.iterdir()} == {"one.png", "seven.jpg", name, "1.png", "2.png"}
@@ -216,14 +210,6 @@ def test_what_the_reader_trained_goes_before_the_committed_weights(tmp_path, mon
     assert "mlp_augment_seed4.weights.pt: not found; there are: lenet.weights.pt, " in first
     assert "mlp_augment_seed3.weights.pt, weights/lenet.pt" in first
     assert "python main.py --model mlp --augment --seed 4;" in second
-
-
-def test_weights_of_any_network_are_read_without_its_name(command):
-    state = {"model": "mlp", "classes": 26, "network": MODELS["mlp"](classes=26).state_dict()}
-    torch.save(torch.load(WEIGHTS, weights_only=True) | state, "some.pt")
-    status, out, error = command("one.png", "--weights", "some.pt", "--json")
-    assert (status, error) == (0, "")
-    assert len(json.loads(out)[0]["probabilities"]) == 26
 
 
 SEVEN = np.asarray(drawn(7, size=28, pen=3, paper=0, ink=255))

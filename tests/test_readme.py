@@ -98,15 +98,15 @@ def test_ci_runs_the_two_lines_of_the_first_block():
 
 def test_the_lines_of_python_train(sample, tmp_path, monkeypatch):
     """As they stand, but on few digits and for few epochs."""
-    folders = {"output_dir": tmp_path, "checkpoint_dir": tmp_path, "data_dir": sample}
-    ended = []
+    told = {"output_dir": tmp_path, "checkpoint_dir": tmp_path, "data_dir": sample}
+    told |= {"epochs": 9, "lr": 0.5}  # at that rate a loss soon rises
+    ended, real = [], main.run
 
     def run(settings, *callback):
-        told = {"epochs": 9, "lr": 0.5, "validation": min(settings.validation, 400)}  # at that rate a loss soon rises
-        ended.append(real(dataclasses.replace(settings, **folders, **told), *callback))
+        few = dataclasses.replace(settings, validation=min(settings.validation, 400), **told)
+        ended.append(real(few, *callback))
         return ended[-1]
 
-    real = main.run
     monkeypatch.setattr(main, "run", run)
     monkeypatch.setattr(main, "MODELS", main.MODELS.copy())
     for block in re.findall(r"((?:^    .*\n|^\n(?=    ))+)", read("README.md"), re.MULTILINE):
