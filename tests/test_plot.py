@@ -7,7 +7,6 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 from test_axes import assert_clean
 
@@ -71,7 +70,7 @@ def test_a_folder_without_runs_says_how_to_train_one_and_a_bad_file_is_named(tmp
         plot.redraw(["--output-dir", f"{tmp_path}/absent"])
     write(tmp_path / plot.STUDY, make(name="bad"))
     (tmp_path / plot.STUDY / "bad.npz").write_bytes(b"{")
-    with pytest.raises(UserError, match="study/bad.npz: .*move the file away"):
+    with pytest.raises(UserError, match=r"study/bad\.npz: .*move the file away"):
         plot.redraw(["--output-dir", str(tmp_path)])
 
 

@@ -77,8 +77,8 @@ def test_gradients_are_compared_before_the_first_epoch_and_after_each(groups):
     gradient, weight = (
         normalized[f"{norm}_norm_c3"][6] / plain[f"{norm}_norm_c3"][6] for norm in ("gradient", "weight")
     )
-    assert results.gradient_ratio(groups, "c3")[2, 7] == pytest.approx(gradient * weight)
-    assert results.gradient_ratio(groups, "c3", scaled=False)[2, 7] == pytest.approx(gradient)
+    for scaled, expected in ((True, gradient * weight), (False, gradient)):
+        assert results.gradient_ratio(groups, scaled)[1, 2, 7] == pytest.approx(expected)
     first, last = (plain[f"initial_gradient_norm_{layer}"] for layer in ("c1", "f7"))
     assert results.first_to_last(groups[PLAIN])[2, 0] == pytest.approx(first / last)
 
