@@ -1,5 +1,6 @@
 """Fixtures that all tests share."""
 
+import json
 import os
 import signal
 import tempfile
@@ -12,6 +13,7 @@ import torch
 from runs import first_images
 
 import dataset
+import plot
 from support.figures.axes import STYLE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,6 +53,15 @@ def test_set(sample) -> dataset.MNIST:
 def small(sample, tmp_path_factory) -> Path:
     """210 training and 70 test images of the sample, all ten digits in both: a loop to be watched."""
     return first_images(sample, tmp_path_factory.mktemp("data") / "small", 210, 70)
+
+
+@pytest.fixture(scope="module")
+def cheap_picture():
+    """In place of a run's picture, which takes longer than training on a few images, what it is drawn from."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plot, "draw_run", lambda history: history["test_loss"])
+        patch.setattr(plot, "save", lambda losses, file, digest: file.write(json.dumps([losses, digest]).encode()))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -111,7 +111,7 @@ def read(path: Path) -> Any:
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    return json.loads(path.read_text())  # what stands in place of a picture is a list of numbers
+    return json.loads(path.read_text())  # what stands in place of a picture is a list
 
 
 def contents(folder: Path) -> dict[str, object]:

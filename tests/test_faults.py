@@ -14,29 +14,21 @@ import faults
 import pytest
 import torch
 from faults import assert_same, contents
-from PIL import Image
-from runs import NAME, After, cheap_picture, checkpoint_of, command, history_of, interrupt, refused, start
+from runs import NAME, After, checkpoint_of, command, history_of, interrupt, refused, start
 from torch import nn
 
 import main
 
 FOUR = ("--epochs", "4")
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(autouse=True)
-def _cheap_picture(monkeypatch):
-    cheap_picture(monkeypatch)
+pytestmark = pytest.mark.usefixtures("one_thread", "cheap_picture")
 
 
 @pytest.fixture(scope="module")
-def whole(small, tmp_path_factory) -> Path:
+def whole(small, tmp_path_factory, cheap_picture) -> Path:
     """The folder of a run of four epochs that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        cheap_picture(patch)
-        assert start(folder, small, *FOUR).status == 0
+    assert start(folder, small, *FOUR).status == 0
     return folder
 
 
@@ -246,13 +238,11 @@ def test_weights_and_history_come_before_the_picture_and_then_the_checkpoint_goe
         names.append(target.name.removeprefix(NAME))
         rename(source, target)
 
-    monkeypatch.undo()  # with the real picture
     monkeypatch.setattr(os, "replace", noted)
     assert start(tmp_path, small, "--epochs", "1").status == 0
     assert names == [".pt", *RESULT]
     assert not checkpoint_of(tmp_path).exists()
-    with Image.open(tmp_path / "results" / f"{NAME}.png") as picture:
-        assert picture.info["digest"] == history_of(tmp_path)["digest"]
+    assert faults.read(tmp_path / "results" / f"{NAME}.png")[1] == history_of(tmp_path)["digest"]
 
 
 @pytest.mark.parametrize("problem", [RuntimeError("latex could not be found"), OSError(28, "latex: disk full")])
