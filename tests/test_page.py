@@ -136,7 +136,7 @@ def test_the_committed_page_is_that_of_the_committed_weights_and_names_no_other_
 @pytest.mark.parametrize(
     ("layers", "said"),
     [
-        ({"attention": nn.Linear(1, 1), "c3": nn.Identity()}, "whose layers are c1, c5, f6, f7, attention"),
+        ({"f6": nn.Sequential(nn.Linear(120, 84)), "g8": nn.Linear(1, 1)}, "whose layers are c1, c3, c5, f6.0, f7, g8"),
         ({"f7": nn.Linear(84, 26)}, "10 logits"),
         ({"norm6": nn.Tanh()}, "cannot compute my_net"),
         ({"c1": nn.Conv2d(1, 6, 5, padding=2)}, "cannot compute my_net"),  # of 28x28, and nothing of 32x32
