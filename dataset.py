@@ -6,7 +6,8 @@ augmenting, normalizing) happens to a whole batch at a time, on the device where
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,11 @@ class MNIST(Dataset):
         elif self.augment:
             images = warp(images, draw_affine(len(index), self.augment, images.device))
         return network_input(images), self.labels[index]
+
+    def in_order(self, count: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The first `count` images in batches of one size, at most `batch_size`: one left over has no variance."""
+        indices = torch.arange(min(count, len(self)))
+        return map(self.__getitem__, indices.tensor_split(max(1, math.ceil(len(indices) / batch_size))))
 
     def split(self, last: int) -> tuple["MNIST", "MNIST"]:
         """All images but the `last`, and these, held out, never augmented, in the same memory. Raises UserError."""

@@ -7,8 +7,9 @@
 
 The same from Python: `history = run(Settings(model="lenet", epochs=5))`.
 
-Each run prints loss and accuracy for train and test after every epoch, saves itself whole as checkpoints/NAME.pt, and
-leaves result_plot/NAME.json, NAME.npz and NAME.png at its end. `plot.py` draws from these.
+Each run prints loss and accuracy for train and test after every epoch and saves itself whole as checkpoints/NAME.pt,
+until at its end it leaves checkpoints/NAME.weights.pt and result_plot/NAME.json, NAME.npz and NAME.png in its place.
+`plot.py` draws from these.
 """
 
 import argparse
@@ -149,16 +150,10 @@ def test(network: nn.Module, data: MNIST | Loader) -> tuple[float, float]:
 @torch.no_grad()
 def predict(network: nn.Module, data: MNIST | Loader) -> tuple[Tensor, Tensor]:
     """Logits (N, classes) in evaluation mode, and the labels (N,), of a data set or of batches."""
-    batches = in_order(data, len(data)) if isinstance(data, MNIST) else data
+    batches = data.in_order(len(data), TEST_BATCH) if isinstance(data, MNIST) else data
     with fast_layers_in(network.eval()):
         logits, labels = zip(*((network(images), labels) for images, labels in batches), strict=True)
     return torch.cat(logits), torch.cat(labels).to(logits[0].device)
-
-
-def in_order(dataset: MNIST, count: int) -> Loader:
-    """The first images in batches of one size, up to TEST_BATCH: one image left over would have no variance."""
-    batches = torch.arange(count).tensor_split(max(1, math.ceil(count / TEST_BATCH)))
-    return (dataset[batch] for batch in batches)
 
 
 def learning_rate(step: float, steps: int) -> float:
@@ -190,7 +185,7 @@ def recalibrate_batch_norm(average: nn.Module, network: nn.Module, dataset: MNIS
     """
     for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(buffer)
-    swa_utils.update_bn(in_order(dataset, min(BN_IMAGES, len(dataset))), average)
+    swa_utils.update_bn(dataset.in_order(BN_IMAGES, TEST_BATCH), average)
 
 
 class Training:

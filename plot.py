@@ -294,8 +294,7 @@ def redraw(argv: list[str] | None) -> int:
             figure = draw()
             replace(folder / name, partial(save, figure, digest=digest))
         except Exception as error:  # of matplotlib's, whose kinds are many
-            problem = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-            warn(f"{printable(folder / name)}: cannot be drawn: {printable(problem)[:200]}", "error")
+            warn(f"{printable(folder / name)}: cannot be drawn: {error!r:.200}", "error")
             status = 1
         else:
             print(printable(folder / name))

@@ -1,18 +1,9 @@
-"""The fault harness: runs that are killed.
+"""Runs that are killed, each in a process of its own, forked from this one, which has imported torch. Needs Linux.
 
-    python tests/faults.py --kills 100 --seed 0
-    python tests/faults.py --kills 100 --signal INT    # else SIGKILL, SIGINT and SIGTERM by chance
-
-The three runs of the README, on few digits, are killed, gone on with by --resume, and killed again until they are
-through. Half of the kills come at a random moment, half inside the writing of a file; one in four while the result
-takes the place of another run's. After each kill every file has to be whole and every epoch that was printed saved; at
-the end all files have to equal, bit for bit, those of a run that was never killed, but for the seconds of each epoch.
-
-The same at chosen places, with full disks and broken streams: tests/test_faults.py. Every run is a process of its own,
-forked from this one, which has imported torch. Needs Linux.
+After each kill every file has to be whole and every epoch that was printed saved; at the end all files have to equal,
+bit for bit, those of a run that was never killed, but for the seconds of each epoch.
 """
 
-import argparse
 import itertools
 import json
 import multiprocessing
@@ -22,28 +13,19 @@ import re
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
+from runs import Ended, interrupt
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import main
+from support import files
 
-from runs import Ended, cheap_picture, interrupt  # noqa: E402
-
-import main  # noqa: E402
-from support import files  # noqa: E402
-from support.data import find_data, read_images, write_tar  # noqa: E402
-
-RUNS = (["--model", "lenet"], ["--model", "mlp"], ["--model", "lenet_bn", "--augment"])
 EPOCHS = 4  # enough to be killed before, between and behind checkpoints
 STEPS = 3  # of the writing of a file, see `in_step`
 KILLS_A_RUN = 8  # then the run is left to finish, so that each round reaches the comparison
@@ -174,106 +156,68 @@ def epochs_saved(folder: Path) -> int:
     return max((len(history["train_loss"]) for history in saved), default=0)
 
 
-@dataclass
-class Harness:
-    """What all parts share, and what was done. Its methods raise AssertionError where a guarantee is broken."""
-
-    folder: Path  # everything happens below it
-    signals: tuple[int, ...] = SIGNALS  # that kill
-    chance: random.Random = field(default_factory=random.Random)
-    kills: int = 0
-    compared: int = 0
-
-    def kill(self) -> Callable[[], None]:
-        return interrupt(self.chance.choice(self.signals))
-
-    def run(self, argv: list[str], folder: Path, statuses: Iterable[int], fault: Fault = lambda: None) -> int:
-        """Run it and look: how it ended, that all files are whole and no epoch is lost; its exit status."""
-        before = epochs_saved(folder) if "--resume" in argv else 0
-        ended = run(argv, folder, fault)
-        assert ended.status in statuses, (argv, ended)
-        assert len(ended.err.splitlines()) <= 2, (argv, ended)
-        check_whole(folder)
-        printed = [int(epoch) for epoch in re.findall(r"^epoch +(\d+)/", ended.out, re.MULTILINE)]
-        assert printed == list(range(before + 1, before + 1 + len(printed))), (argv, before, ended)
-        assert epochs_saved(folder) >= max(printed, default=before), (argv, before, ended)
-        return ended.status
-
-    def reference(self, argv: list[str]) -> Path:
-        """The folder of an undisturbed run."""
-        self.run(argv, folder := Path(tempfile.mkdtemp(dir=self.folder)), {0})
-        return folder
-
-    def kill_run(self, argv: list[str], reference: Path, faults: Iterable[Fault], before: Path | None = None) -> None:
-        """Kill a run by each of the faults, unless it is through; let the last attempt finish; compare.
-
-        before: a folder with another run's files, which it is to replace.
-        """
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
-        if before:
-            shutil.copytree(before, folder, dirs_exist_ok=True)
-        for fault in faults:
-            how = "--restart" if before else "--resume"
-            if self.run([*argv, how], folder, {0, *STOPPED}, fault) == 0:
-                break
-            self.kills += 1
-        self.run([*argv, "--resume"], folder, {0})
-        assert_same(folder, reference)
-        self.compared += 1
-
-    def kill_runs(self, wanted: int, argvs: list[list[str]]) -> None:
-        """Kill and go on with each of the runs, round after round, until there were `wanted` kills."""
-        references = []
-        for argv in argvs:
-            started = time.monotonic()
-            references.append((argv, self.reference(argv), time.monotonic() - started))
-        for argv, reference, seconds in itertools.cycle(references):
-            if self.kills >= wanted:
-                return
-            faults = [
-                at_moment(self.chance.uniform(0.1, seconds), self.kill())
-                if self.chance.random() < 0.5
-                else in_step(self.chance.randint(1, STEPS * EPOCHS), self.kill())
-                for _ in range(min(KILLS_A_RUN, 1 + wanted // len(argvs)))
-            ]
-            self.kill_run(argv, reference, faults)
-
-    def kill_while_replacing(self, wanted: int, argv: list[str]) -> None:
-        """Kill a run of one epoch in so many of the steps in which its files take the place of another run's."""
-        before, reference = self.reference([*argv, "--lr", "0.02"]), self.reference(argv)
-        steps = range(STEPS, 5 * STEPS + 1)  # from its checkpoint on: until then --resume finds the other run
-        for step in self.chance.sample(steps, min(wanted, len(steps))):
-            self.kill_run(argv, reference, [in_step(step, self.kill())], before)
+def attempt(argv: list[str], folder: Path, statuses: Iterable[int], fault: Fault = lambda: None) -> int:
+    """Run it and look: how it ended, that all files are whole and no epoch is lost; its exit status."""
+    before = epochs_saved(folder) if "--resume" in argv else 0
+    ended = run(argv, folder, fault)
+    assert ended.status in statuses, (argv, ended)
+    assert len(ended.err.splitlines()) <= 2, (argv, ended)
+    check_whole(folder)
+    printed = [int(epoch) for epoch in re.findall(r"^epoch +(\d+)/", ended.out, re.MULTILINE)]
+    assert printed == list(range(before + 1, before + 1 + len(printed))), (argv, before, ended)
+    assert epochs_saved(folder) >= max(printed, default=before), (argv, before, ended)
+    return ended.status
 
 
-def few_digits(folder: Path) -> Path:
-    """A data set of the first 600 training and 200 test digits of MNIST."""
-    source = find_data(None)
-    for split, path, count in (("train", source.train, 600), ("test", source.test, 200)):
-        images, labels = read_images(path)
-        write_tar(folder / f"{split}.tar", split, images[:count], labels[:count])
+def reference(argv: list[str], folder: Path) -> Path:
+    """The folder of an undisturbed run, which is made."""
+    folder.mkdir()
+    attempt(argv, folder, {0})
     return folder
 
 
-def main_faults(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Kill runs, and see that nothing is lost.")
-    parser.add_argument("--kills", type=int, default=100, help="processes to kill (default: 100)")
-    parser.add_argument("--signal", choices=["KILL", "INT", "TERM"], help="that kills (default: any)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
-    options = parser.parse_args(argv)
-    torch.set_num_threads(1)  # threads do not survive fork
-    cheap_picture(pytest.MonkeyPatch())
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="faults-") as workplace:
-        signals = (signal.Signals[f"SIG{options.signal}"],) if options.signal else SIGNALS
-        harness = Harness(Path(workplace), signals, random.Random(options.seed))
-        common = ["--data-dir", str(few_digits(Path(workplace))), "--device", "cpu", "--batch-size", "50"]
-        replacing = [*RUNS[1], *common, "--epochs", "1", "--name", "run"]
-        harness.kill_while_replacing(options.kills // 4, replacing)
-        harness.kill_runs(options.kills, [[*argv, *common, "--epochs", str(EPOCHS)] for argv in RUNS])
-    counts = f"{harness.kills} kills; {harness.compared} runs compared; 0 guarantees broken"
-    print(f"{counts}; {time.monotonic() - started:.0f} s")
+def kill_run(argv: list[str], folder: Path, expected: Path, faults: Iterable[Fault], before: Path | None = None) -> int:
+    """Kill a run by each of the faults, unless it is through; let the last attempt finish; compare. Returns the kills.
+
+    before: a folder with another run's files, which it is to replace.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(before, folder) if before else folder.mkdir()
+    kills = 0
+    for fault in faults:
+        if attempt([*argv, "--restart" if before else "--resume"], folder, {0, *STOPPED}, fault) == 0:
+            break
+        kills += 1
+    attempt([*argv, "--resume"], folder, {0})
+    assert_same(folder, expected)
+    return kills
 
 
-if __name__ == "__main__":
-    main_faults()
+def kill_anywhere(argvs: list[list[str]], folder: Path, wanted: int, signals: list[int], seed: int) -> int:
+    """Kill the runs of these command lines, of EPOCHS, until there were so many kills; returns how many there were.
+
+    A quarter come while the result of one epoch takes the place of another run's; of the others half at a random
+    moment, half inside the writing of a file.
+    """
+    chance, kills, killed = random.Random(seed), 0, folder / "killed"
+    short = [*argvs[0], "--epochs", "1", "--name", "run"]
+    before, expected = reference([*short, "--lr", "0.02"], folder / "before"), reference(short, folder / "short")
+    steps = range(STEPS, 5 * STEPS + 1)  # from its checkpoint on: until then --resume finds the other run
+    for step in chance.sample(steps, min(wanted // 4, len(steps))):
+        kills += kill_run(short, killed, expected, [in_step(step, interrupt(chance.choice(signals)))], before)
+    references = []
+    for number, argv in enumerate(argvs):
+        started = time.monotonic()
+        references.append((argv, reference(argv, folder / f"{number}"), time.monotonic() - started))
+    rounds = itertools.cycle(references)
+    while kills < wanted:
+        argv, expected, seconds = next(rounds)
+        actions = [interrupt(chance.choice(signals)) for _ in range(min(KILLS_A_RUN, 1 + wanted // len(argvs)))]
+        faults = [
+            at_moment(chance.uniform(0.1, seconds), action)
+            if chance.random() < 0.5
+            else in_step(chance.randint(1, STEPS * EPOCHS), action)
+            for action in actions
+        ]
+        kills += kill_run(argv, killed, expected, faults)
+    return kills

@@ -3,10 +3,9 @@
     python tests/fuzz.py --count 20000 --seed 0
     python tests/fuzz.py --count 1 --seed 0 --first 1234    # case 1234 of the same again
 
-Each case is a small file of one of the KINDS, or a few that belong together. One of its parts, or of their parts, is
-damaged; everything around it is made right again (checksums, compression), so that the damage gets past the first
-check. What loads from a tar must be what tarfile and Pillow read, where they can. Prints how many cases loaded and were
-refused, and the memory above what the program took before; the exit status is 1 if a case broke a rule.
+Each case is a small file of one of the KINDS, or a few that belong together. A part of it is damaged, at any depth, and
+everything around it made right again (checksums, compression), so that the damage gets past the first check. What loads
+from a tar must be what tarfile and Pillow read, where they can. The exit status is 1 if a case broke a rule.
 """
 
 import argparse
@@ -40,7 +39,7 @@ from predict import load_network
 from support.data import read_images
 from support.data.png import SIGNATURE
 from support.digits import PictureError, open_picture
-from support.run import read_arrays, read_history
+from support.run import read_run
 from support.terminal import UserError
 
 MAX_SECONDS = 5  # of CPU time, a case
@@ -48,10 +47,9 @@ MAX_MEMORY = 300  # MB above what the program took before the first case
 KINDS = ("png", "tar", "folder", "idx", "picture", "json", "npz", "pt")
 OFTEN = ("png", "tar", "tar") * 2  # there is more in them
 ROOT = Path(__file__).resolve().parent.parent
-PLACES = {"json": "result_plot/study", "npz": "result_plot/study", "pt": "weights"}
-RESULTS = {kind: ROOT / place / f"lenet.{kind}" for kind, place in PLACES.items()}  # of committed runs
-READ: dict[str, Callable[[Path], Any]] = {"json": read_history, "pt": load_network, "picture": open_picture}
-READ["npz"] = partial(read_arrays, history=read_history(RESULTS["json"]))
+RESULT = ROOT / "result_plot" / "study" / "lenet"  # committed, as are the weights
+READ: dict[str, Callable[[Path], Any]] = {"pt": load_network, "picture": open_picture}
+READ |= {"json": read_run, "npz": read_run}
 
 COMPRESS = (bytes, gzip.compress, bz2.compress)
 TARS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
@@ -175,23 +173,31 @@ def damage(data: bytes, draw: random.Random) -> bytes:
 
 def make_case(kind: str, draw: random.Random, folder: Path) -> Path:
     """Write a case into an empty folder. Returns what is to be read."""
-    path = folder / "train"
+    content: dict[str, bytes] = {}
     if kind == "folder":
-        for name, data in make_images(kind, draw):
-            file = path / (name.replace("../", "").strip("/") or "x")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
+        content = {f"train/{name.replace('../', '').strip('/') or 'x'}": data for name, data in make_images(kind, draw)}
     elif kind == "idx":
-        return make_idx(draw, folder)
+        count = draw.randrange(1, 4)
+        for name, shape in (("images-idx3", (count, SIZE, SIZE)), ("labels-idx1", (count,))):
+            values = np.frombuffer(draw.randbytes(math.prod(shape)), np.uint8).reshape(shape)
+            data = draw.choice(COMPRESS)(idx(values))
+            content[f"train-{name}-ubyte"] = draw.choice((data, damage(data, draw)))
     elif kind == "picture":
-        Image.frombytes("L", (40, 30), draw.randbytes(1200)).save(path, draw.choice(PICTURES))
-        path.write_bytes(damage(path.read_bytes(), draw))
-    elif kind in RESULTS:
-        path.write_bytes(damage(RESULTS[kind].read_bytes(), draw))
+        Image.frombytes("L", (40, 30), draw.randbytes(1200)).save(file := io.BytesIO(), draw.choice(PICTURES))
+        content["train"] = damage(file.getvalue(), draw)
+    elif kind == "pt":
+        content["train"] = damage((ROOT / "weights" / "lenet.pt").read_bytes(), draw)
+    elif kind in ("json", "npz"):
+        for ending in ("npz", "json"):
+            data = RESULT.with_suffix(f".{ending}").read_bytes()
+            content[f"train.{ending}"] = damage(data, draw) if ending == kind else data
     else:
         tar = draw.choice(COMPRESS)(make_tar(make_images(kind, draw), draw))
-        path.write_bytes(damage(tar, draw) if kind == "tar" else tar)
-    return path
+        content["train"] = damage(tar, draw) if kind == "tar" else tar
+    for name, data in content.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder / {"idx": "train-images-idx3-ubyte", "json": "train.json", "npz": "train.json"}.get(kind, "train")
 
 
 def make_images(kind: str, draw: random.Random) -> list[tuple[str, bytes]]:
@@ -217,16 +223,6 @@ def make_tar(members: list[tuple[str, bytes]], draw: random.Random) -> bytes:
         info.size, info.mtime = len(data), draw.choice((0, 1.5))  # for which pax needs a header
         tar += info.tobuf(draw.choice(TARS), "utf-8") + data + bytes(-len(data) % BLOCK)
     return tar + bytes(2 * BLOCK)
-
-
-def make_idx(draw: random.Random, folder: Path) -> Path:
-    """Images and labels, packed in some way, damaged or not."""
-    count = draw.randrange(1, 4)
-    for name, shape in (("images-idx3", (count, SIZE, SIZE)), ("labels-idx1", (count,))):
-        values = np.frombuffer(draw.randbytes(math.prod(shape)), np.uint8).reshape(shape)
-        data = draw.choice(COMPRESS)(idx(values))
-        (folder / f"train-{name}-ubyte").write_bytes(draw.choice((data, damage(data, draw))))
-    return folder / "train-images-idx3-ubyte"
 
 
 def check(path: Path, kind: str) -> bool:

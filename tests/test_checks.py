@@ -25,11 +25,9 @@ def test_good_data_raise_none(train_set, test_set) -> None:
     assert data_warnings(train_set, test_set) == []
 
 
-@pytest.mark.parametrize("split", [0, 1])
-def test_labels_without_images_between_0_and_the_highest_are_named(train_set, test_set, split) -> None:
-    sets = [train_set, test_set]
-    sets[split] = part(sets[split], (sets[split].labels != 9) & (sets[split].labels != 3))
-    assert data_warnings(*sets) == [f"the {('training', 'test')[split]} set holds no 3, 9"]
+def test_labels_without_images_between_0_and_the_highest_are_named(train_set, test_set) -> None:
+    some = part(test_set, (test_set.labels != 9) & (test_set.labels != 3))
+    assert data_warnings(train_set, some) == ["the test set holds no 3, 9"]
     ones = part(test_set, test_set.labels == 1)
     assert data_warnings(ones, part(ones, torch.arange(5)), "validation")[1] == "the validation set holds no 0"
     train_set.labels[0] = 200
@@ -51,33 +49,19 @@ def test_test_images_that_are_in_the_training_set_in_any_order_under_any_label(t
     assert said.startswith("2 of 360 validation images")
 
 
-def bits(images: Tensor) -> Tensor:
-    return (images > 127).to(torch.uint8)
-
-
 WRONG: list[tuple[str, Callable[[Tensor], Tensor]]] = [
-    ("the images are dark on light", lambda images: 255 - images),
     ("the images are dark on light", lambda images: 160 - images // 2),  # on gray paper
-    ("the brightest pixel is mostly 1, not 255", bits),
-    ("the brightest pixel is mostly 1, not 255", lambda images: 1 - bits(images)),
+    ("the brightest pixel is mostly 1, not 255", lambda images: images // 128),
     ("the brightest pixel is mostly 16, not 255", lambda images: torch.cat([images[:1], images[1:] // 16 + 1])),
-    ("images are blank, without any ink", torch.zeros_like),
     ("images are blank, without any ink", lambda images: images * 0 + 255),
     (": 1 of", lambda images: torch.cat([images[1:], images[:1] * 0])),
     ("all images are alike", lambda images: images[:1].repeat(len(images), 1, 1) | (torch.arange(28) == 27).byte()),
 ]
 
 
-@pytest.mark.parametrize("split", [0, 1])
 @pytest.mark.parametrize(("said", "change"), WRONG)
-def test_images_that_are_unlike_mnist(train_set, test_set, split, said, change) -> None:
-    sets = [train_set, test_set]
-    sets[split].images = change(sets[split].images)
-    (warning,) = data_warnings(*sets)
-    assert warning.startswith(f"the {('training', 'test')[split]} set: ")
-    assert said in warning
-
-
-def test_all_that_is_wrong_is_said_at_once(train_set, test_set) -> None:
-    train_set.images = 255 - train_set.images
-    assert len(data_warnings(train_set, part(test_set, test_set.labels != 0))) == 2
+def test_images_that_are_unlike_mnist(train_set, test_set, said, change) -> None:
+    train_set.images, test_set.images = change(train_set.images), change(test_set.images)
+    for name, warning in zip(("training", "test"), data_warnings(train_set, test_set)[:2], strict=True):
+        assert warning.startswith(f"the {name} set: ")
+        assert said in warning

@@ -45,11 +45,9 @@ def lay_out(folder: Path, kind: str, splits: Iterable[str] = HALVES) -> Path:
 
 
 def loads(source: Source) -> bool:
-    """Whether these are the thirty images of each split, and all paths are absolute."""
-    assert all(path.is_absolute() for path in source[:3])
+    """Whether these are the thirty images of each split."""
     found = [*read_images(source.train), *read_images(source.test)]
     assert [array.dtype for array in found] == 2 * [np.uint8, np.int64]
-    assert all(array.flags.writeable for array in found)
     return all(map(np.array_equal, found, [*digits("train"), *digits("test")]))
 
 
@@ -143,10 +141,9 @@ def test_what_may_not_be_read_says_so_and_does_not_hide_what_lies_beside_it(tmp_
     (tmp_path / "lost").chmod(0o755)
 
 
-@pytest.mark.parametrize("name", ["숫자 🙂", os.fsdecode(b"b\xff"), "\x1b[31m"])
-def test_any_name_of_a_folder_works_and_can_be_shown(tmp_path, name) -> None:
-    source = find_data(lay_out(tmp_path / name, TAR))
+def test_any_name_of_a_folder_works_and_can_be_shown(tmp_path) -> None:
+    source = find_data(lay_out(tmp_path / os.fsdecode("숫자 🙂\x1b[31m".encode() + b"\xff"), TAR))
     assert loads(source)
     assert source.found.isprintable()
     source.test.unlink()
-    refusal(tmp_path / name)
+    refusal(source.folder)

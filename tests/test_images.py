@@ -29,8 +29,7 @@ FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 
 def written(write: Callable[[io.BytesIO], object]) -> bytes:
     """What a function writes into a file."""
-    file = io.BytesIO()
-    write(file)
+    write(file := io.BytesIO())
     return file.getvalue()
 
 
@@ -79,7 +78,6 @@ def refusal(path: Path) -> str:
     assert str(path.parent) in message
     assert message.isprintable()
     assert len(message) < 500
-    assert not re.search("convert|object at", message)
     return message
 
 
@@ -94,9 +92,7 @@ MEMBERS = [(f"part/{number:05d}_{number % 10}.png", png(pixels)) for number, pix
 def is_noise(path: Path) -> bool:
     """Whether these are the forty images and labels, in order, as arrays that can be written to."""
     found, labels = read_images(path)
-    assert (found.dtype, labels.dtype) == (np.uint8, np.int64)
-    assert found.flags.writeable
-    assert labels.flags.writeable
+    assert [(array.dtype, array.flags.writeable) for array in (found, labels)] == [(np.uint8, True), (np.int64, True)]
     return np.array_equal(found, NOISE) and labels.tolist() == [number % 10 for number in NUMBERS]
 
 
@@ -188,21 +184,21 @@ def test_the_lines_of_the_readme_make_the_packed_mnist_anew(mnist_dir, tmp_path,
 
 
 PIXELS = np.zeros((2, SIZE, SIZE), np.uint8)
-WRONG_ARRAYS = [
-    ("bool (2, 28, 28)", PIXELS.astype(bool), [0, 1]),
-    ("(2, 1, 28, 28)", PIXELS[:, None], [0, 1]),
-    ("uint8 (0, 28, 28)", PIXELS[:0], np.zeros(0, int)),
-    ("float64 (2,)", PIXELS, [0.0, 1.0]),
-    ("(3,)", PIXELS, [0, 1, 2]),
-    ("integers (N,) 0 to 255", PIXELS, [0, -1]),
-    ("up to 256", PIXELS, [0, 256]),
-]
+WRONG_ARRAYS = {
+    "bool (2, 28, 28)": (PIXELS.astype(bool), [0, 1]),
+    "(2, 1, 28, 28)": (PIXELS[:, None], [0, 1]),
+    "uint8 (0, 28, 28)": (PIXELS[:0], np.zeros(0, int)),
+    "float64 (2,)": (PIXELS, [0.0, 1.0]),
+    "(3,)": (PIXELS, [0, 1, 2]),
+    "integers (N,) 0 to 255": (PIXELS, [0, -1]),
+    "up to 256": (PIXELS, [0, 256]),
+}
 
 
-@pytest.mark.parametrize(("said", "pixels", "labels"), WRONG_ARRAYS)
-def test_arrays_that_cannot_be_written_are_named_and_nothing_is_written(tmp_path, said, pixels, labels) -> None:
+@pytest.mark.parametrize("said", WRONG_ARRAYS)
+def test_arrays_that_cannot_be_written_are_named_and_nothing_is_written(tmp_path, said) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
-        write_tar(tmp_path / "new" / "a.tar", "train", pixels, labels)
+        write_tar(tmp_path / "new" / "a.tar", "train", *WRONG_ARRAYS[said])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -241,11 +237,11 @@ WRONG_PNGS = [
     ("is 28x28, 16-bit; expected 28x28, 8-bit grayscale", png(np.full((SIZE, SIZE), 200, np.uint16))),
     ("is 4294967295x4294967295", SIGNATURE + chunk(b"IHDR" + b"\xff" * 8 + b"\x08\0\0\0\0") + chunk(b"IEND")),
     ("is coloured or transparent, of mode RGB;", png(np.full((SIZE, SIZE, 3), (9, 9, 0), np.uint8))),
-    ("is coloured or transparent, of mode RGBA", png(np.full((SIZE, SIZE, 4), (0, 0, 0, 7), np.uint8))),
     ("is coloured or transparent, of mode L;", raw_png(LINES, more=chunk(b"tRNS\0\0"))),
     ("is a damaged PNG, cut off, or of over 1,000 chunks", raw_png(LINES, more=chunk(b"tEXt") * 1000)),
     *((NO_PIXELS, raw_png(lines)) for lines in (LINES[1:], LINES + b"\0", bytes(10**8), b"\5" + LINES[1:])),
     *(("is a damaged PNG", SIGNATURE + IMAGE[8:33] + data + chunk(b"IEND")) for data in (b"", chunk(b"IDATx"))),
+    ("is a damaged PNG", raw_png(LINES, interlace=1, more=chunk(b"iCCP"))),
     (NO_PIXELS, SIGNATURE + IMAGE[8:33] + chunk(b"IDAT" + zlib.compress(LINES)[:-1]) + chunk(b"IEND")),
 ]
 PAX = [pax(b"a=b", b"size=1"), pax(b"GNU.sparse.map=0,1"), pax(b"path=0_0.png", kind=b"g")]
@@ -296,16 +292,17 @@ def test_a_cut_a_flipped_bit_and_bytes_behind_the_end_are_seen(save, compress) -
 
 
 def test_more_than_is_read(monkeypatch, save) -> None:
-    bounds = ((images, "MAX_IMAGES", 1), (images, "MAX_CHARACTERS", 13), (images, "MAX_BYTES", 2047))
-    for module, name, most in (*bounds, (find, "MAX_BYTES", 2047)):
+    for name, most in {"MAX_IMAGES": 1, "MAX_CHARACTERS": 13, "MAX_BYTES": 2047}.items():
         with monkeypatch.context() as patch:
-            patch.setattr(module, name, most)
-            assert re.search("holds over|at most|has over", refusal(save(GOOD)))
+            patch.setattr(images, name, most)
+            assert re.search("holds over|at most", refusal(save(GOOD)))
     monkeypatch.setattr(images, "MAX_OTHERS", 100)
     whole = member("0_0.png", IMAGE) + member("x/", kind=b"5") * 104  # four more for the image
     assert len(read_images(save(whole + bytes(1024)))[0]) == 1
     for more in (member("y/", kind=b"5"), pax(b"mtime=1"), member(".x")):
         assert "holds over 1,000,000 images, 100 other members" in refusal(save(whole + more + bytes(1024)))
+    monkeypatch.setattr(find, "MAX_BYTES", 2047)
+    assert "has over 2,047 bytes" in refusal(save(GOOD))
 
 
 @pytest.mark.parametrize("name", ["0.png", "x_1.png", "0_a.png", "0_256.png", "5.jpg", "1_5.png.txt", "readme.png"])
@@ -317,10 +314,9 @@ def test_a_name_without_a_label(save, tmp_path, name) -> None:
 
 def test_files_in_folders_that_are_none(save, tmp_path) -> None:
     top = save(IMAGE, "top/0_0.png").parent
-    for name, target, said in (("circle", ".", "is a link to a folder"), ("1_1.png", "nowhere", "is no regular file")):
-        (top / name).symlink_to(target)
-        assert f"'{name}' {said}" in refusal(top)
-        (top / name).unlink()
+    (top / "circle").symlink_to(".")
+    assert "'circle' is a link to a folder" in refusal(top)
+    (top / "circle").rename(top.parent / "circle")
     os.mkfifo(top / "1_1.png")
     assert "'1_1.png' is no regular file" in refusal(top)
     assert "is not a regular file" in refusal(top / "1_1.png")
@@ -340,35 +336,15 @@ def test_a_folder_that_may_not_be_read_is_not_passed_over(save, as_nobody) -> No
     closed.chmod(0o755)  # so that pytest can clear it
 
 
-IDX = {"images": idx(np.zeros((3, SIZE, SIZE))), "labels": idx(np.array([5, 0, 4]))}
-
-
-def idx_pair(folder: Path, **content: bytes) -> Path:
-    folder.mkdir(exist_ok=True)
-    for kind, dimensions in (("images", 3), ("labels", 1)):
-        (folder / f"train-{kind}-idx{dimensions}-ubyte").write_bytes((IDX | content)[kind])
-    return folder / "train-images-idx3-ubyte"
-
-
-WRONG_IDX = {
-    "cut off": {"images": IDX["images"][:-1]},
-    "longer": {"images": IDX["images"] + b"\0"},
-    "a bomb": {"images": gzip.compress(IDX["images"] + bytes(10**8))},
-    "a claim": {"images": struct.pack(">4I", 2051, 2**32 - 1, SIZE, SIZE)},
-    "another size": {"images": idx(np.zeros((3, 32, SIZE)))},
-    "none": {"images": idx(np.zeros((0, SIZE, SIZE)))},
-    "text": {"labels": b"five, zero, four"},
-}
-
-
-@pytest.mark.parametrize("content", WRONG_IDX.values(), ids=WRONG_IDX.keys())
-def test_idx_files_that_are_damaged_or_of_another_kind(tmp_path, content) -> None:
-    (kind,) = content
-    assert re.search(f"'train-{kind}.* begins with .*; expected IDX of uint8", refusal(idx_pair(tmp_path, **content)))
-
-
-def test_idx_labels_that_are_missing_or_too_few(tmp_path) -> None:
-    path = idx_pair(tmp_path, labels=idx(np.array([5, 0])))
-    assert "holds 3 images, but beside lie 2 labels" in refusal(path)
-    (tmp_path / "train-labels-idx1-ubyte").unlink()
+def test_idx_files_that_are_damaged_of_another_kind_or_do_not_belong_together(tmp_path) -> None:
+    path, labels = tmp_path / "train-images-idx3-ubyte", tmp_path / "train-labels-idx1-ubyte"
+    good = idx(np.zeros((3, SIZE, SIZE)))
+    bomb, claim = gzip.compress(good + bytes(10**8)), struct.pack(">4I", 2051, 2**32 - 1, SIZE, SIZE)
+    for data in (good[:-1], good + b"\0", bomb, claim, idx(np.zeros((3, 32, SIZE))), idx(np.zeros((0, SIZE, SIZE)))):
+        path.write_bytes(data)
+        assert re.search("'train-images.* begins with .*; expected IDX of uint8", refusal(path))
+    path.write_bytes(good)
     assert "train-labels-idx1-ubyte: No such file" in refusal(path)
+    for data, said in ((b"five", "labels-idx1-ubyte' begins with"), (idx(np.ones(2)), "beside lie 2 labels")):
+        labels.write_bytes(data)
+        assert said in refusal(path)

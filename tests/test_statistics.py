@@ -46,15 +46,15 @@ def test_holm_s_adjustment_keeps_the_order():
 def test_the_bootstrap_draws_images_for_all_groups_alike():
     """A mean over N draws with replacement has the variance of the images over N."""
     images = np.random.default_rng(1).random(400) < 0.9
-    both = np.stack([images, images])  # of two seeds that are equal: only the images vary
-    first, second = statistics.bootstrap_means([both, both + 1], 4000).T
+    both = np.stack([images, images]).astype(np.float32)  # of two seeds that are equal: only the images vary
+    first, second = statistics.bootstrap_means(np.stack([both, both + 1]), 4000).T
     assert first.mean() == pytest.approx(images.mean(), abs=0.001)
     assert first.std() == pytest.approx(math.sqrt(images.var() / 400), rel=0.05)
     assert np.allclose(second - first, 1, atol=1e-5)  # what the images do cancels
 
 
 def test_the_bootstrap_draws_seeds_for_each_group_its_own():
-    seeds = np.array([0.0, 1.0, 5.0])
-    first, second = statistics.bootstrap_means([np.repeat(seeds[:, None], 50, 1)] * 2, 4000).T
+    seeds = np.array([0, 1, 5], np.float32)
+    first, second = statistics.bootstrap_means(np.broadcast_to(seeds[:, None], (2, 3, 50)), 4000).T
     assert first.std() == pytest.approx(math.sqrt(seeds.var() / 3), rel=0.05)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.05

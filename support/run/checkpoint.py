@@ -18,11 +18,10 @@ from torch import nn
 
 from support.files import check_unpacked, clear_temporary, replace
 from support.run.history import History, differences, epochs_done, read_run, reading, write_arrays, write_history
-from support.terminal import UserError, printable
+from support.terminal import UserError, printable, warn
 
 State = dict[str, Any]
 PARTS = ("network", "average", "optimizer", "scheduler")  # of a run: those that a checkpoint holds
-GO_ON = "the same command with --resume goes on"
 
 
 class RunFiles:
@@ -49,7 +48,8 @@ def open_run(stack: ExitStack, files: RunFiles, history: History, resume: bool, 
     _hold(stack, files)
     if restart:
         return None
-    state = read_checkpoint(files.checkpoint) if files.checkpoint.exists() else None
+    advice = "start afresh with --restart, which replaces it"
+    state = read_state(files.checkpoint, (*PARTS, "history"), advice) if files.checkpoint.exists() else None
     if state and not resume:
         done = f"{epochs_done(state['history'])} of {state['history']['epochs']} epochs"
         problem = f"{printable(files.checkpoint)}: holds an unfinished run, {done}"
@@ -92,11 +92,8 @@ def saying_how_to_resume() -> Iterator[None]:
     """Where Ctrl-C or a full disk stops the run, say how to go on: the epochs that were printed are saved."""
     try:
         yield
-    except KeyboardInterrupt:
-        print(f"\nstopped; {GO_ON}")
-        raise
-    except OSError as error:
-        error.strerror = f"{error.strerror}\nfix that; {GO_ON}"
+    except (KeyboardInterrupt, OSError):
+        warn("the same command with --resume goes on", "stopped")
         raise
 
 
@@ -118,22 +115,20 @@ def save_result(files: RunFiles, network: nn.Module, history: History, arrays: d
     replace(files.history, lambda file: write_history(history, file))
 
 
-def read_checkpoint(path: Path) -> State:
-    """What `save_checkpoint` saved. Raises UserError if the file is anything else."""
-    return _load(path, (*PARTS, "history"), "start afresh with --restart, which replaces it")
-
-
 def read_weights(path: Path) -> State:
     """Weights of a finished run: "network", a state_dict, and "model", "name", "classes", "digest" and "history".
 
     Raises UserError if the file is anything else.
     """
     needed = ("network", "model", "name", "classes", "digest", "history")
-    return _load(path, needed, "expected NAME.weights.pt, as main.py leaves it in checkpoints/")
+    return read_state(path, needed, "expected NAME.weights.pt, as main.py leaves it in checkpoints/")
 
 
-def _load(path: Path, needed: tuple[str, ...], advice: str) -> State:
-    """Only tensors and plain values are read, never a pickle that could run code."""
+def read_state(path: Path, needed: tuple[str, ...], advice: str) -> State:
+    """These of what `torch.save` saved: tensors and plain values, never a pickle that could run code.
+
+    Raises UserError if the file is anything else.
+    """
     with reading(path, advice) as file:
         check_unpacked(file)
         state: State = torch.load(file, map_location="cpu", weights_only=True)
@@ -141,8 +136,8 @@ def _load(path: Path, needed: tuple[str, ...], advice: str) -> State:
 
 
 def restore(state: State, path: Path, parts: dict[str, Any]) -> None:
-    """Load the states of those of `parts` that were saved. Raises UserError if one has changed since."""
-    for name in sorted(state.keys() & parts.keys()):
+    """Load the states of those of PARTS that are given. Raises UserError if one has changed since."""
+    for name in [name for name in PARTS if name in parts]:
         try:
             parts[name].load_state_dict(state[name])
             for group in getattr(parts[name], "param_groups", []):  # an optimizer takes those of any other

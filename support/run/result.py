@@ -1,6 +1,5 @@
 """What a finished run keeps beside its history: what the network said of each test image, and pictures to look at."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,13 +41,11 @@ def draws(dataset: Any, classes: int, warp: Callable[[Tensor], Tensor]) -> dict[
 
 
 def save_picture(path: Path, draw: Callable[[BinaryIO], object]) -> None:
-    """Save the curves and say where; what cannot be drawn costs the picture only. Raises OSError."""
-    drawn = io.BytesIO()
+    """Save the curves and say where; whatever goes wrong costs the picture only."""
     try:
-        draw(drawn)
+        files.replace(path, draw)
     except Exception as error:  # of a user's own settings and fonts matplotlib raises any kind
         warn(f"the curves could not be drawn: {printable(error)}; python plot.py draws them later")
         path.unlink(missing_ok=True)  # what stands there is of another training
     else:
-        files.replace(path, lambda file: file.write(drawn.getbuffer()))
         print(f"plot  {printable(path)}")

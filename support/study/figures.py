@@ -90,29 +90,24 @@ def note_of(groups: Groups) -> str:
 @styled
 def draw_gradients(groups: Groups) -> Figure:
     """‖g‖·‖W‖ by layer with and without batch normalization; in the last panel ‖g‖ of the first layer by the last's."""
-    layers, pair = results.layers(groups[PLAIN]), {key: groups[key] for key in (PLAIN, NORMALIZED)}
-    drawn = {
-        f"{layer.upper()}, ‖g‖·‖W‖": {key: results.gradients(group, layer) for key, group in pair.items()}
-        for layer in layers
-    }
-    last_panel = f"‖g‖ of {layers[0].upper()} / ‖g‖ of {layers[-1].upper()}"
-    drawn[last_panel] = {key: results.first_to_last(group) for key, group in pair.items()}
+    pair = {key: groups[key] for key in (PLAIN, NORMALIZED)}
+    layers = [layer.upper() for layer in results.layers(groups[PLAIN])]
+    scaled = {key: results.gradients(group) for key, group in pair.items()}
+    drawn = {f"{layer}, ‖g‖·‖W‖": {key: scaled[key][index] for key in pair} for index, layer in enumerate(layers)}
+    drawn[f"‖g‖ of {layers[0]} / ‖g‖ of {layers[-1]}"] = {key: results.first_to_last(pair[key]) for key in pair}
     figure = Figure((3 * figures.PANEL[0], 1.7 * figures.PANEL[1]))
     every = figure.subplots(2, -(-len(drawn) // 2)).ravel()
     epochs = range(groups[PLAIN][0].history["epochs"] + 1)
     panels = [draw_panel(axes, *one, epochs) for axes, one in zip(every, drawn.items(), strict=False)]
-    words = []
-    for when, epoch in (("before training", 0), ("at the end", -1)):
-        ratios = [gmean(results.gradient_ratio(groups, layer)[:, epoch]) for layer in layers]
-        words.append(f"{times(ratios)} {when}")
-    set_title(
-        figure, f"Batch normalization: gradients {', '.join(words)}", f"W: weights, g: gradient; {note_of(groups)}"
-    )
+    ratios = gmean(results.gradient_ratio(groups), axis=1)
+    words = f"{times(ratios[:, 0])} before training, {times(ratios[:, -1])} at the end"
+    note = f"W: weights, g: gradient; {note_of(groups)}"
+    set_title(figure, f"Batch normalization: gradients {words}", note)
     figures.label_ends(panels)
     return figure
 
 
-def times(ratios: list[float]) -> str:
+def times(ratios: np.ndarray | list[float]) -> str:
     """By how much something is larger or smaller, from the least to the most of several ratios."""
     if min(ratios) > 1:
         return f"{min(ratios):.0f} to {max(ratios):.0f} times larger"

@@ -133,22 +133,26 @@ def layers(group: list[Run]) -> list[str]:
     return [name.removeprefix(prefix) for name in group[0].history if name.startswith(prefix)]
 
 
-def gradients(group: list[Run], layer: str, scaled: bool = True) -> np.ndarray:
-    """|g| * |W| of a layer, or |g| alone, before the first epoch and after each: (seeds, 1 + epochs), above 0.
+def gradients(group: list[Run], scaled: bool = True) -> np.ndarray:
+    """|g| * |W|, or |g| alone, above 0, before the first epoch and after each: (layers, seeds, 1 + epochs).
 
     Unlike |g| the product does not depend on the scale of weights behind which a normalization undoes that scale.
     """
-    norms = ["gradient_norm", "weight_norm"] if scaled else ["gradient_norm"]
-    values = [np.column_stack([stack(group, f"initial_{n}_{layer}"), stack(group, f"{n}_{layer}")]) for n in norms]
-    return np.maximum(np.prod(values, axis=0), np.finfo(float).tiny)
+
+    def norms(name: str) -> list[np.ndarray]:
+        names = [f"{name}_norm_{layer}" for layer in layers(group)]
+        return [np.column_stack([stack(group, f"initial_{one}"), stack(group, one)]) for one in names]
+
+    values = np.multiply(norms("gradient"), norms("weight") if scaled else 1)
+    return np.maximum(values, np.finfo(float).tiny)
 
 
 def first_to_last(group: list[Run]) -> np.ndarray:
     """|g| of the first layer divided by that of the last: (seeds, 1 + epochs)."""
-    first, *_, final = layers(group)
-    return gradients(group, first, scaled=False) / gradients(group, final, scaled=False)
+    found = gradients(group, scaled=False)
+    return found[0] / found[-1]
 
 
-def gradient_ratio(groups: Groups, layer: str, scaled: bool = True) -> np.ndarray:
-    """`gradients` with batch normalization divided by those without: (seeds, 1 + epochs)."""
-    return gradients(groups[NORMALIZED], layer, scaled) / gradients(groups[PLAIN], layer, scaled)
+def gradient_ratio(groups: Groups, scaled: bool = True) -> np.ndarray:
+    """`gradients` with batch normalization divided by those without: (layers, seeds, 1 + epochs)."""
+    return gradients(groups[NORMALIZED], scaled) / gradients(groups[PLAIN], scaled)

@@ -4,18 +4,7 @@ import numpy as np
 
 from support.figures import figure_name
 from support.study import results
-from support.study.results import (
-    COMPARISONS,
-    MLP_AUGMENTED,
-    NORMALIZED,
-    PLAIN,
-    Configuration,
-    Difference,
-    Groups,
-    Run,
-    Terms,
-    combined,
-)
+from support.study.results import COMPARISONS, MLP_AUGMENTED, NORMALIZED, PLAIN, Difference, Groups, Run, Terms
 from support.study.statistics import detectable, equivalence, holm, mean_interval
 
 Row = dict[str, str]  # cells by their columns
@@ -52,10 +41,11 @@ def document(groups: Groups, found: list[Difference]) -> str:
             for key, values in early.items()
         ],
         "Differences in early accuracy, on moved digits": [
-            {"difference": name} | dict(zip(EARLY_AND_MOVED, map(with_interval, combined(early, terms)), strict=True))
+            {"difference": name}
+            | dict(zip(EARLY_AND_MOVED, map(with_interval, results.combined(early, terms)), strict=True))
             for name, terms in BESIDES.items()
         ],
-        "Test above train": [network(key) | test_above_train(group) for key, group in groups.items()],
+        "Test above train": [network(key) | above_train(group) for key, group in groups.items()],
         "Test minus train": [row for key, group in groups.items() for row in gap_rows(figure_name(*key), group, last)],
         **gradient_rows(groups, (0, 1, (last + 1) // 2, last)),
     }
@@ -96,7 +86,7 @@ def mean_deviation(values: np.ndarray, digits: int = 2) -> str:
     return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}"
 
 
-def network(key: Configuration) -> Row:
+def network(key: tuple[str, bool]) -> Row:
     return {"network": figure_name(*key)}
 
 
@@ -118,7 +108,7 @@ def early_and_moved(group: list[Run]) -> np.ndarray:
     return 100 * np.array([accuracy[0], accuracy.mean(0), accuracy[-1], *moved])
 
 
-def test_above_train(group: list[Run]) -> Row:
+def above_train(group: list[Run]) -> Row:
     parts = results.decomposition(group)
     above = {"as it runs": parts["test - train"] > 0, "same weights": parts["digits"] > 0}
     above |= {f"last, {kind}": which[:, -1] for kind, which in above.items()}
@@ -129,36 +119,36 @@ def test_above_train(group: list[Run]) -> Row:
 def difference_row(one: Difference, factor: int, digits: int) -> Row:
     low, high = (rounded(factor * end, digits - (factor > 1)) for end in one.resampled)  # a third decimal is noise
     paired = with_interval(factor * one.values, digits)
-    row = {"difference": one.name, "paired by seed": paired, "test images resampled": f"[{low}, {high}]"}
-    return row | {"Holm p": p_value(one.holm)}
+    row = {"difference": one.name, "paired by seed": paired}
+    return row | {"test images resampled": f"[{low}, {high}]", "Holm p": p_value(one.holm)}
 
 
 def accuracy_rows(found: list[Difference]) -> list[Row]:
     alone = [equivalence(one.values, results.MARGIN) for one in found]
-    rows = []
-    for one, p, adjusted in zip(found, alone, holm(alone), strict=True):
-        rows.append(difference_row(one, 100, 3) | {"detectable": f"{100 * detectable(one.values):.3f}"})
-        rows[-1] |= {"equivalence p": p_value(p), "equivalence, Holm p": p_value(adjusted)}
+    rows = [difference_row(one, 100, 3) for one in found]
+    for row, one, p, adjusted in zip(rows, found, alone, holm(alone), strict=True):
+        row["detectable"] = f"{100 * detectable(one.values):.3f}"
+        row["equivalence p"], row["equivalence, Holm p"] = p_value(p), p_value(adjusted)
     return rows
 
 
 def gap_rows(name: str, group: list[Run], last: int) -> list[Row]:
-    parts = results.decomposition(group)
-    return [
-        {"network, epoch": f"{name}, {when}"}
-        | {part: with_interval(100 * values[:, some].mean(1)) for part, values in parts.items()}
-        for when, some in {"1": slice(1), f"{last}": slice(-1, None), "mean": slice(None)}.items()
-    ]
+    rows = []
+    for when, epochs in {"1": slice(1), f"{last}": slice(-1, None), "mean": slice(None)}.items():
+        means = {part: 100 * values[:, epochs].mean(1) for part, values in results.decomposition(group).items()}
+        rows.append({"network, epoch": f"{name}, {when}"} | {part: with_interval(mean) for part, mean in means.items()})
+    return rows
 
 
 def gradient_rows(groups: Groups, epochs: tuple[int, ...]) -> dict[str, list[Row]]:
     """Of both tables of gradients."""
+    ratios = {"‖g‖": results.gradient_ratio(groups, scaled=False), "‖g‖·‖W‖": results.gradient_ratio(groups)}
+    ends = {figure_name(*key): results.first_to_last(groups[key]) for key in (PLAIN, NORMALIZED)}
     compared, first_to_last = [], []
     for epoch in epochs:
-        for layer in results.layers(groups[PLAIN]):
-            ratios = {name: results.gradient_ratio(groups, layer, name == "‖g‖·‖W‖") for name in ("‖g‖", "‖g‖·‖W‖")}
-            cells = {name: geometric(values[:, epoch]) for name, values in ratios.items()}
+        for index, layer in enumerate(results.layers(groups[PLAIN])):
+            cells = {name: geometric(values[index, :, epoch]) for name, values in ratios.items()}
             compared.append({"layer, epoch": f"{layer.upper()}, {epoch}", **cells})
-        pair = {figure_name(*key): results.first_to_last(groups[key])[:, epoch] for key in (PLAIN, NORMALIZED)}
-        first_to_last.append({"epoch": f"{epoch}", **{name: geometric(values) for name, values in pair.items()}})
+        cells = {name: geometric(values[:, epoch]) for name, values in ends.items()}
+        first_to_last.append({"epoch": f"{epoch}", **cells})
     return {"Gradients with batch normalization": compared, "First to last layer": first_to_last}
