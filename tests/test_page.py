@@ -12,7 +12,6 @@ import torch
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
-from selenium.webdriver.common.actions.action_builder import ActionBuilder
 from selenium.webdriver.common.actions.interaction import POINTER_MOUSE, POINTER_TOUCH
 from selenium.webdriver.common.actions.pointer_input import PointerInput
 from selenium.webdriver.common.by import By
@@ -94,18 +93,19 @@ LARGE, THICK = (1, (0.05, 0.05, 0.9)), (2, (0.15, 0.12, 0.72))  # which of the t
 MIDDLE, SMALL, CORNER = (1, (0.2, 0.2, 0.6)), (0, (0.45, 0.4, 0.18)), (0, (0.68, 0.68, 0.28))
 
 
-def draw(page: Chrome, stroke: str, box=(0.2, 0.2, 0.6), kind: str = POINTER_MOUSE) -> None:
+def draw(page: Chrome, stroke: str, box=(0.2, 0.2, 0.6), kind: str = POINTER_MOUSE, lift: bool = True) -> None:
     """Draw with real events. box: left, top and side of the stroke's square, in shares of the sheet."""
     left, top, side = box
     sheet = page.find_element(By.ID, "sheet")
     width = sheet.rect["width"]
-    actions = ActionBuilder(page, mouse=PointerInput(kind, kind), duration=0)
+    actions = ActionChains(page, duration=0, devices=[PointerInput(kind, kind)])
     for index, point in enumerate(stroke.split()):
         x, y = (start + side * int(at) / 100 - 0.5 for start, at in zip((left, top), point.split(","), strict=True))
-        actions.pointer_action.move_to(sheet, round(x * width), round(y * width))
+        actions.move_to_element_with_offset(sheet, round(x * width), round(y * width))
         if index == 0:
-            actions.pointer_action.pointer_down()
-    actions.pointer_action.pointer_up()
+            actions.click_and_hold()
+    if lift:
+        actions.release()
     actions.perform()
 
 
@@ -212,10 +212,7 @@ def test_result_and_maps_follow_while_the_pen_is_down_and_undo_brings_back_what_
     blank = canvases(page, maps)
     assert [len(values) for values in blank] == 6 * [28 * 28] + 16 * [10 * 10]
     assert len({value for values in blank for value in values}) == 1, "each is shown less what it is of a blank sheet"
-    sheet = page.find_element(By.ID, "sheet")
-    ActionChains(page, duration=0).move_to_element_with_offset(sheet, 0, -150).click_and_hold().perform()
-    settled(page)
-    ActionChains(page, duration=0).move_to_element_with_offset(sheet, -20, 150).perform()
+    draw(page, DIGITS[1], lift=False)
     assert shown(page, "digit") == "1"
     one = canvases(page, maps)
     assert all(len(set(values)) > 10 for values in one)
