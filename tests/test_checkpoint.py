@@ -51,7 +51,7 @@ def test_a_part_that_does_not_fit_is_named_before_it_trains():
     for name, changed in {"optimizer": {"state": {}, "param_groups": []}, "network": {}, "scheduler": 3}.items():
         with pytest.raises(UserError, match=f"a.pt: its {name} is not the one of now"):
             checkpoint.restore(states(parts()) | {name: changed}, Path("a.pt"), parts())
-    with pytest.raises(UserError, match=r"its optimizer is not .*betas.*\n.*--restart"):
+    with pytest.raises(UserError, match=r"its optimizer is not .*: it is that of another.*\n.*--restart"):
         checkpoint.restore(states(parts()) | {"optimizer": another}, Path("a.pt"), parts())
 
 

@@ -1,7 +1,5 @@
 """Nothing is lost: runs that are interrupted, killed, started twice; full disks; files of another run."""
 
-import errno
-import fcntl
 import itertools
 import os
 import re
@@ -17,7 +15,7 @@ import pytest
 import torch
 from faults import assert_same, contents
 from PIL import Image
-from runs import NAME, After, Ended, cheap_picture, checkpoint_of, command, history_of, interrupt, refused, start
+from runs import NAME, After, cheap_picture, checkpoint_of, command, history_of, interrupt, refused, start
 from torch import nn
 
 import main
@@ -298,20 +296,6 @@ def test_a_disk_that_is_full_after_so_many_files(small, finished, whole, number)
     assert_same(finished, whole)
 
 
-@pytest.mark.filterwarnings("ignore:flock not supported")
-def test_a_file_system_without_locks_has_files_in_their_place_and_a_broken_one_is_refused(small, tmp_path, monkeypatch):
-    def fail(problem: int) -> None:
-        monkeypatch.setattr(fcntl, "flock", mock.Mock(side_effect=OSError(problem, os.strerror(problem))))
-
-    fail(errno.ENOSYS)
-    second: list[Ended] = []
-    start_second = After(1, lambda: second.append(start(tmp_path, small)))
-    assert start(tmp_path, small, callback=start_second).status == 0
-    assert "another process is training" in refused(second[0])
-    fail(errno.ENOLCK)
-    assert "results: cannot be written, or its files not locked: No locks" in refused(start(tmp_path, small))
-
-
 # --- streams, languages -----------------------------------------------------------------------------------------------
 
 FOLDER = os.fsdecode("숫자 \N{GRINNING FACE}".encode() + b"\xff")  # Korean, an emoji, and a byte that is no text
@@ -335,8 +319,8 @@ def test_no_name_of_a_folder_and_no_encoding_of_the_output_makes_a_traceback(sma
     assert "of another run" in refused(faults.run(another, tmp_path, prepare))
 
 
-def close(**streams: int) -> None:
-    for name, number in streams.items():
+def close_all() -> None:
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
         os.close(number)
         setattr(sys, name, None)  # as Python does at its start
 
@@ -347,19 +331,22 @@ def nobody_reads() -> None:
     os.close(reader)
 
 
-STREAMS = {
-    "closed": (lambda: close(stdin=0, stdout=1, stderr=2), 0),
-    "full": (lambda: os.dup2(os.open("/dev/full", os.O_WRONLY), 1), 1),
-    "without a reader": (nobody_reads, 141),
+STREAMS = {  # from the start, or from the first checkpoint on
+    "closed": (close_all, 0, ""),
+    "without a reader": (faults.in_step(faults.STEPS, nobody_reads), 141, "stopped: .*\n"),
+    "full": (
+        faults.in_step(faults.STEPS, lambda: os.dup2(os.open("/dev/full", os.O_WRONLY), 1)),
+        1,
+        "stopped: .* --resume .*\nerror: standard output: cannot be written: No space left on device\n",
+    ),
 }
 
 
-@pytest.mark.parametrize("kind", STREAMS)
-def test_a_run_whose_streams_are_lost_is_saved(small, tmp_path, whole, kind):
+@pytest.mark.parametrize(("lose", "status", "said"), STREAMS.values(), ids=STREAMS)
+def test_a_run_whose_streams_are_lost_is_saved(small, tmp_path, whole, lose, status, said):
     """A process of its own, forked."""
-    lose, status = STREAMS[kind]
     ended = faults.run(command(tmp_path, small, *FOUR), tmp_path, lose)
     assert ended.status == status, ended
-    assert ended.err == "error: standard output: cannot be written: No space left on device\n" * (kind == "full")
+    assert re.fullmatch(said, ended.err)
     assert start(tmp_path, small, *FOUR, "--resume").status == 0
     assert_same(tmp_path, whole)

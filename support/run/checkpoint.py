@@ -140,8 +140,9 @@ def restore(state: State, path: Path, parts: dict[str, Any]) -> None:
     for name in [name for name in PARTS if name in parts]:
         try:
             parts[name].load_state_dict(state[name])
-            for group in getattr(parts[name], "param_groups", []):  # an optimizer takes those of any other
-                _ = [group[setting] for setting in parts[name].defaults]
+            groups = getattr(parts[name], "param_groups", [])  # which one optimizer takes from any other
+            if any(parts[name].defaults.keys() - group.keys() for group in groups):
+                raise ValueError("it is that of another optimizer")
         except Exception as error:  # of entries that do not fit, PyTorch raises half a dozen kinds
             reason = printable((str(error).strip() or type(error).__name__).splitlines()[-1].strip())
             afresh = ", or start afresh with --restart" if "optimizer" in state else ""
