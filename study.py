@@ -30,14 +30,12 @@ from support.compute import fast_layers_in
 from support.figures import save
 from support.files import make_folder, replace
 from support.run import Callback
-from support.study import CONFIGURATIONS, differences, document, drawings, end_with_parent, read_study, run_jobs
+from support.study import CONFIGURATIONS, MOVES, differences, document, drawings, end_with_parent, read_study, run_jobs
 from support.terminal import Parser, number, run_command
 
 SEEDS = 10
 CLEAN_IMAGES = 10_000  # as many as the test set holds, so that both accuracies are equally exact
 GRADIENT_IMAGES = 1_000
-SHIFTS = (1, 2, 3, 4)  # pixels; hardly any ink is moved out of the image
-TURNS = (5, 10, 15, 20, 25)  # degrees; the augmentation turns by up to 20
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -79,14 +77,8 @@ def train_study(arguments: argparse.Namespace) -> int:
     runs = {
         folder / f"{name}.log": [sys.executable, __file__, "--run", *argv] for name, argv in plan(arguments).items()
     }
-    failed = []
-
-    def ended(log: Path, problem: str) -> None:
-        print(f"{log.stem}: {problem or 'finished'}")
-        failed.extend([log.stem] * bool(problem))
-
     try:
-        run_jobs(runs, arguments.jobs, ended)
+        failed = run_jobs(runs, arguments.jobs)
     except KeyboardInterrupt:
         print("stopped; the same command goes on")
         raise
@@ -135,8 +127,8 @@ class StudyCallback(Callback):
         return metrics
 
     def on_train_end(self, average: nn.Module, test_set: MNIST) -> dict[str, float]:
-        ways = {f"accuracy_shift{n}": [(0, n, 0), (0, -n, 0), (0, 0, n), (0, 0, -n)] for n in SHIFTS}
-        ways |= {f"accuracy_turn{n}": [(n, 0, 0), (-n, 0, 0)] for n in TURNS}
+        ways = {f"accuracy_shift{n}": [(0, n, 0), (0, -n, 0), (0, 0, n), (0, 0, -n)] for n in MOVES["shift"]}
+        ways |= {f"accuracy_turn{n}": [(n, 0, 0), (-n, 0, 0)] for n in MOVES["turn"]}
         return {
             name: sum(main.test(average, moved(test_set, *way))[1] for way in these) / len(these)
             for name, these in ways.items()

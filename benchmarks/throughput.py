@@ -131,12 +131,9 @@ def report(measured: dict) -> str:
     setting = ", ".join(f"{key} {value}" for key, value in measured["setting"].items())
     columns = list(dict.fromkeys(key for row in measured["rows"] for key in row))
     cells = [columns, ["---"] * len(columns)]
-    cells += [[printed(row.get(column, "")) for column in columns] for row in measured["rows"]]
+    values = [[row.get(column, "") for column in columns] for row in measured["rows"]]
+    cells += [[f"{value:,.3g}" if isinstance(value, float) else f"{value}" for value in row] for row in values]
     return f"{setting}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in cells)
-
-
-def printed(value: str | float) -> str:
-    return f"{value:,.3g}" if isinstance(value, float) else f"{value}"
 
 
 def benchmark() -> None:

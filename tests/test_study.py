@@ -131,7 +131,7 @@ def test_no_command_outlives_the_one_that_started_it(tmp_path, number):
     child = os.fork()
     if not child:
         try:
-            jobs.run_jobs({log: [sys.executable, "-c", WAITING] for log in logs}, 2, lambda log, problem: None)
+            jobs.run_jobs({log: [sys.executable, "-c", WAITING] for log in logs}, 2)
         finally:
             os._exit(1)
     wait_for(lambda: all(log.exists() and "started" in log.read_text() for log in logs[:2]))
