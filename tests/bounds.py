@@ -25,14 +25,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from PIL import Image
 
-from support.data import DataError, find, images, png, read_images
+from support.data import DataError, images, png, read_images
 from support.data.png import SIZE
 
 MAX_SECONDS = 120  # of CPU time, a kind: three times what a million images take
 MAX_MEMORY = 400  # MB beyond the imports and the images
 BLOCK = tarfile.BLOCKSIZE
 END = bytes(2 * BLOCK)
-ALL = find.MAX_BYTES - 100_000
+ALL = images.MAX_BYTES - 100_000
 
 
 def member(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, size: int | None = None) -> bytes:

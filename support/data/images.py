@@ -14,10 +14,11 @@ import numpy as np
 from PIL import Image
 
 from support.data import png
-from support.data.find import MAX_BYTES, data_errors, unpacked, what_is
+from support.data.find import data_errors, unpacked, what_is
 from support.data.png import SIZE
 
 MAX_IMAGES = 1_000_000  # some sixteen times MNIST, 784 MB in memory
+MAX_BYTES = 2_000_000_000  # of a tar, unpacked: a million images take 1.5 GB of it
 MAX_LABEL = 255  # IDX keeps a label in a byte
 MAX_MEMBER = 2**20  # bytes of a file, or of a header about one; a 28x28 PNG takes under 1,000
 MAX_CHARACTERS = 2**26  # of the paths of all images: 64 an image
