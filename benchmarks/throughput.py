@@ -146,8 +146,6 @@ def benchmark() -> None:
     parser.add_argument("--against", type=Path, help="another checkout, to be compared with in the part epochs")
     parser.add_argument("--json", type=Path, help="file for what was measured")
     arguments = parser.parse_args()
-    if arguments.epochs < 2:
-        parser.error(f"--epochs {arguments.epochs}: expected at least 2, since the first one warms up")
     gpu = {"gpu": torch.cuda.get_device_name()} if arguments.device == "cuda" else {}
     setting = gpu | {"torch": torch.__version__, "threads": torch.get_num_threads(), "rounds": arguments.rounds}
     setting |= {"epochs": arguments.epochs}
