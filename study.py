@@ -1,11 +1,7 @@
 """Train the whole study, six configurations times ten seeds with one recipe, and report what it shows.
 
-    python study.py                                       train what is not finished yet, several runs side by side
-    python study.py --list > runs.txt                     or print one command line a run, for more than one machine:
-        parallel < runs.txt                                   GNU parallel
-        xargs -P 8 -I{} sh -c '{}' < runs.txt                 xargs, 8 at once
-        sh -c "$(sed -n "$SLURM_ARRAY_TASK_ID p" runs.txt)"   the script of a Slurm array, sbatch --array=1-60
-    python study.py --report                              write result_plot/tables.md and draw the figures beside it
+    python study.py             train what is not finished yet, several runs side by side
+    python study.py --report    write result_plot/tables.md and draw the figures beside it
 
 A run is `main.py`'s own with --resume, in a process of its own with one thread, and measures more after each epoch.
 After Ctrl-C, or with more seeds, the same command goes on. Histories and arrays lie in result_plot/study/, where those
@@ -15,9 +11,9 @@ of several machines are merged by lying there; weights, checkpoints and logs of 
 import argparse
 import copy
 import os
-import shlex
 import sys
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -30,21 +26,19 @@ from support.compute import fast_layers_in
 from support.figures import save
 from support.files import replace
 from support.run import Callback
-from support.study import CONFIGURATIONS, differences, document, drawings, end_with_parent, read_study, run_jobs
+from support.study import CONFIGURATIONS, MOVES, differences, document, drawings, end_with_parent, read_study, run_jobs
 from support.terminal import Parser, number, run_command
 
 SEEDS = 10
 CLEAN_IMAGES = 10_000  # as many as the test set holds, so that both accuracies are equally exact
 GRADIENT_IMAGES = 1_000
-SHIFTS = (1, 2, 3, 4)  # pixels; hardly any ink is moved out of the image
-TURNS = (5, 10, 15, 20, 25)  # degrees; the augmentation turns by up to 20
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(
         description="Train every configuration and seed of the study that is not finished yet, or report.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog="python study.py --run ARGUMENTS, as --list prints it, trains one run or what is left of it",
+        epilog="python study.py --run ARGUMENTS, those of main.py, trains one run or what is left of it",
     )
     add = parser.add_argument
     add("--seeds", type=number(int, 1, 1000), default=SEEDS, help="runs of each configuration, seeds 0, 1, ...")
@@ -53,9 +47,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--data-dir", help="folder of the data; as in main.py if left out")
     add("--output-dir", default="result_plot/study", help="folder of the histories; the figures lie in the one above")
     add("--checkpoint-dir", default="checkpoints/study", help="folder of checkpoints, weights and logs")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--list", action="store_true", help="print a command line for each run, and train nothing")
-    what.add_argument("--report", action="store_true", help="write the tables and draw the figures of what is trained")
+    add("--report", action="store_true", help="write the tables and draw the figures of what is trained")
     return parser.parse_args(argv)
 
 
@@ -64,12 +56,11 @@ def plan(arguments: argparse.Namespace) -> dict[str, list[str]]:
     options = ["--threads", "1", "--epochs", str(arguments.epochs)]
     options += ["--output-dir", arguments.output_dir, "--checkpoint-dir", arguments.checkpoint_dir]
     options += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
-    flags = {False: [], True: ["--augment"]}
-    return {
-        f"{model}{'_augment' * augment}_seed{seed}": ["--model", model, "--seed", f"{seed}", *options, *flags[augment]]
-        for seed in range(arguments.seeds)
-        for model, augment in CONFIGURATIONS
-    }
+    runs = {}
+    for seed, (model, augment) in product(range(arguments.seeds), CONFIGURATIONS):
+        told = ["--model", model, "--seed", f"{seed}", *["--augment"] * augment]
+        runs[f"{model}{'_augment' * augment}_seed{seed}"] = told + options
+    return runs
 
 
 def train_study(arguments: argparse.Namespace) -> int:
@@ -79,14 +70,8 @@ def train_study(arguments: argparse.Namespace) -> int:
     runs = {
         folder / f"{name}.log": [sys.executable, __file__, "--run", *argv] for name, argv in plan(arguments).items()
     }
-    failed = []
-
-    def ended(log: Path, problem: str) -> None:
-        print(f"{log.stem}: {problem or 'finished'}")
-        failed.extend([log.stem] * bool(problem))
-
     try:
-        run_jobs(runs, arguments.jobs, ended)
+        failed = run_jobs(runs, arguments.jobs)
     except KeyboardInterrupt:
         print("stopped; the same command goes on")
         raise
@@ -134,8 +119,8 @@ class StudyCallback(Callback):
         return metrics
 
     def on_train_end(self, average: nn.Module, test_set: MNIST) -> dict[str, float]:
-        ways = {f"accuracy_shift{n}": [(0, n, 0), (0, -n, 0), (0, 0, n), (0, 0, -n)] for n in SHIFTS}
-        ways |= {f"accuracy_turn{n}": [(n, 0, 0), (-n, 0, 0)] for n in TURNS}
+        ways = {f"accuracy_shift{n}": [(0, n, 0), (0, -n, 0), (0, 0, n), (0, 0, -n)] for n in MOVES["shift"]}
+        ways |= {f"accuracy_turn{n}": [(n, 0, 0), (-n, 0, 0)] for n in MOVES["turn"]}
         return {
             name: sum(main.test(average, moved(test_set, *way))[1] for way in these) / len(these)
             for name, these in ways.items()
@@ -188,12 +173,9 @@ def command() -> int:
         main.main([*sys.argv[2:], "--resume"], StudyCallback("--augment" in sys.argv))
         return 0
     arguments = parse_arguments()
-    if arguments.list:
-        print("\n".join(shlex.join(["python", sys.argv[0], "--run", *argv]) for argv in plan(arguments).values()))
-    elif arguments.report:
-        report(Path(arguments.output_dir))
-    else:
+    if not arguments.report:
         return train_study(arguments)
+    report(Path(arguments.output_dir))
     return 0
 
 

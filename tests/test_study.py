@@ -1,7 +1,6 @@
 """The study: what its runs measure besides, that they are main.py's own runs, and that none outlives the study."""
 
 import os
-import shlex
 import signal
 import sys
 import time
@@ -75,17 +74,15 @@ def test_a_move_is_measured_in_all_directions(test_set):
     assert [found[f"accuracy_shift{pixels}"] for pixels in (1, 2, 3)] == [0, 0.25, 0]
 
 
-def test_the_lines_train_their_runs_and_what_is_finished_is_not_trained_again(small, tmp_path, monkeypatch, capsys):
+def test_the_plan_trains_its_runs_and_what_is_finished_is_not_trained_again(small, tmp_path, monkeypatch, capsys):
     folders = f"--data-dir {small} --output-dir {tmp_path}/out --checkpoint-dir {tmp_path}/checkpoints".split()
-    assert run_study(monkeypatch, "--list", "--epochs", "1", "--seeds", "2", *folders) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(set(lines)) == 12
-    program, name, *argv = shlex.split(lines[10])
-    assert (program, name) == ("python", "study.py")
+    runs = study.plan(study.parse_arguments(["--epochs", "1", "--seeds", "2", *folders]))
+    assert len({*map(tuple, runs.values())}) == 12
+    argv = ["--run", *runs["mlp_augment_seed1"]]
     assert not run_study(monkeypatch, *argv)
     (path,) = tmp_path.glob("out/*.json")
     history, before = read_run(path).history, path.read_bytes()
-    assert (history["model"], history["augment"], history["seed"], history["threads"]) == ("mlp", False, 1, [1])
+    assert (history["model"], history["augment"], history["seed"], history["threads"]) == ("mlp", True, 1, [1])
     assert not list(tmp_path.glob("out/*.png"))  # nobody would look at them
     capsys.readouterr()
     assert not run_study(monkeypatch, *argv)
@@ -128,7 +125,7 @@ def test_no_command_outlives_the_one_that_started_it(tmp_path, number):
     child = os.fork()
     if not child:
         try:
-            jobs.run_jobs({log: [sys.executable, "-c", WAITING] for log in logs}, 2, lambda log, problem: None)
+            jobs.run_jobs({log: [sys.executable, "-c", WAITING] for log in logs}, 2)
         finally:
             os._exit(1)
     wait_for(lambda: all(log.exists() and "started" in log.read_text() for log in logs[:2]))
