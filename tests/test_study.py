@@ -1,6 +1,7 @@
 """The study: what its runs measure besides, that they are main.py's own runs, and that none outlives the study."""
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -74,11 +75,13 @@ def test_a_move_is_measured_in_all_directions(test_set):
     assert [found[f"accuracy_shift{pixels}"] for pixels in (1, 2, 3)] == [0, 0.25, 0]
 
 
-def test_the_plan_trains_its_runs_and_what_is_finished_is_not_trained_again(small, tmp_path, monkeypatch, capsys):
+def test_the_lines_train_their_runs_and_what_is_finished_is_not_trained_again(small, tmp_path, monkeypatch, capsys):
     folders = f"--data-dir {small} --output-dir {tmp_path}/out --checkpoint-dir {tmp_path}/checkpoints".split()
-    runs = study.plan(study.parse_arguments(["--epochs", "1", "--seeds", "2", *folders]))
-    assert len({*map(tuple, runs.values())}) == 12
-    argv = ["--run", *runs["mlp_augment_seed1"]]
+    assert run_study(monkeypatch, "--list", "--epochs", "1", "--seeds", "2", *folders) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(set(lines)) == 12
+    program, name, *argv = shlex.split(next(line for line in lines if "mlp --seed 1 --augment" in line))
+    assert (program, name) == ("python", "study.py")
     assert not run_study(monkeypatch, *argv)
     (path,) = tmp_path.glob("out/*.json")
     history, before = read_run(path).history, path.read_bytes()
