@@ -18,6 +18,7 @@ import os
 import shlex
 import sys
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -30,14 +31,12 @@ from support.compute import fast_layers_in
 from support.figures import save
 from support.files import replace
 from support.run import Callback
-from support.study import CONFIGURATIONS, differences, document, drawings, end_with_parent, read_study, run_jobs
+from support.study import CONFIGURATIONS, MOVES, differences, document, drawings, end_with_parent, read_study, run_jobs
 from support.terminal import Parser, number, run_command
 
 SEEDS = 10
 CLEAN_IMAGES = 10_000  # as many as the test set holds, so that both accuracies are equally exact
 GRADIENT_IMAGES = 1_000
-SHIFTS = (1, 2, 3, 4)  # pixels; hardly any ink is moved out of the image
-TURNS = (5, 10, 15, 20, 25)  # degrees; the augmentation turns by up to 20
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -53,9 +52,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--data-dir", help="folder of the data; as in main.py if left out")
     add("--output-dir", default="result_plot/study", help="folder of the histories; the figures lie in the one above")
     add("--checkpoint-dir", default="checkpoints/study", help="folder of checkpoints, weights and logs")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--list", action="store_true", help="print a command line for each run, and train nothing")
-    what.add_argument("--report", action="store_true", help="write the tables and draw the figures of what is trained")
+    add("--list", action="store_true", help="print a command line for each run, and train nothing")
+    add("--report", action="store_true", help="write the tables and draw the figures of what is trained")
     return parser.parse_args(argv)
 
 
@@ -64,12 +62,11 @@ def plan(arguments: argparse.Namespace) -> dict[str, list[str]]:
     options = ["--threads", "1", "--epochs", str(arguments.epochs)]
     options += ["--output-dir", arguments.output_dir, "--checkpoint-dir", arguments.checkpoint_dir]
     options += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
-    flags = {False: [], True: ["--augment"]}
-    return {
-        f"{model}{'_augment' * augment}_seed{seed}": ["--model", model, "--seed", f"{seed}", *options, *flags[augment]]
-        for seed in range(arguments.seeds)
-        for model, augment in CONFIGURATIONS
-    }
+    runs = {}
+    for seed, (model, augment) in product(range(arguments.seeds), CONFIGURATIONS):
+        told = ["--model", model, "--seed", f"{seed}", *["--augment"] * augment]
+        runs[f"{model}{'_augment' * augment}_seed{seed}"] = told + options
+    return runs
 
 
 def train_study(arguments: argparse.Namespace) -> int:
@@ -79,14 +76,8 @@ def train_study(arguments: argparse.Namespace) -> int:
     runs = {
         folder / f"{name}.log": [sys.executable, __file__, "--run", *argv] for name, argv in plan(arguments).items()
     }
-    failed = []
-
-    def ended(log: Path, problem: str) -> None:
-        print(f"{log.stem}: {problem or 'finished'}")
-        failed.extend([log.stem] * bool(problem))
-
     try:
-        run_jobs(runs, arguments.jobs, ended)
+        failed = run_jobs(runs, arguments.jobs)
     except KeyboardInterrupt:
         print("stopped; the same command goes on")
         raise
@@ -134,8 +125,8 @@ class StudyCallback(Callback):
         return metrics
 
     def on_train_end(self, average: nn.Module, test_set: MNIST) -> dict[str, float]:
-        ways = {f"accuracy_shift{n}": [(0, n, 0), (0, -n, 0), (0, 0, n), (0, 0, -n)] for n in SHIFTS}
-        ways |= {f"accuracy_turn{n}": [(n, 0, 0), (-n, 0, 0)] for n in TURNS}
+        ways = {f"accuracy_shift{n}": [(0, n, 0), (0, -n, 0), (0, 0, n), (0, 0, -n)] for n in MOVES["shift"]}
+        ways |= {f"accuracy_turn{n}": [(n, 0, 0), (-n, 0, 0)] for n in MOVES["turn"]}
         return {
             name: sum(main.test(average, moved(test_set, *way))[1] for way in these) / len(these)
             for name, these in ways.items()

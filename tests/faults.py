@@ -1,9 +1,12 @@
 """Runs that are killed, each in a process of its own, forked from this one, which has imported torch. Needs Linux.
 
+    python tests/faults.py --kills 200 --seed 1    # a third of them by Ctrl-C; with --signal INT all
+
 After each kill every file has to be whole and every epoch that was printed saved; at the end all files have to equal,
 bit for bit, those of a run that was never killed, but for the seconds of each epoch.
 """
 
+import argparse
 import itertools
 import json
 import multiprocessing
@@ -13,19 +16,24 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import numpy as np
+import pytest
 import torch
-from runs import Ended, interrupt
+from runs import Ended, cheap_picture, first_images, interrupt
 
 import main
 from support import files
 
+RUNS = ["--model", "mlp"], ["--model", "lenet"], ["--model", "lenet_bn", "--augment"]
 EPOCHS = 4  # enough to be killed before, between and behind checkpoints
 STEPS = 3  # of the writing of a file, see `in_step`
 KILLS_A_RUN = 8  # then the run is left to finish, so that each round reaches the comparison
@@ -193,12 +201,14 @@ def kill_run(argv: list[str], folder: Path, expected: Path, faults: Iterable[Fau
     return kills
 
 
-def kill_anywhere(argvs: list[list[str]], folder: Path, wanted: int, signals: list[int], seed: int) -> int:
-    """Kill the runs of these command lines, of EPOCHS, until there were so many kills; returns how many there were.
+def kill_anywhere(data: Path, folder: Path, wanted: int, seed: int, signals: Sequence[int] = SIGNALS) -> int:
+    """Kill RUNS, of EPOCHS, until there were so many kills; returns how many there were.
 
     A quarter come while the result of one epoch takes the place of another run's; of the others half at a random
     moment, half inside the writing of a file.
     """
+    told = ["--epochs", f"{EPOCHS}", "--batch-size", "50", "--data-dir", str(data), "--device", "cpu"]
+    argvs = [[*options, *told] for options in RUNS]
     chance, kills, killed = random.Random(seed), 0, folder / "killed"
     short = [*argvs[0], "--epochs", "1", "--name", "run"]
     before, expected = reference([*short, "--lr", "0.02"], folder / "before"), reference(short, folder / "short")
@@ -221,3 +231,22 @@ def kill_anywhere(argvs: list[list[str]], folder: Path, wanted: int, signals: li
         ]
         kills += kill_run(argv, killed, expected, faults)
     return kills
+
+
+def main_faults() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
+    parser.add_argument("--signal", choices=[number.name[3:] for number in SIGNALS], help="(default: any of them)")
+    arguments = parser.parse_args()
+    signals = [number for number in SIGNALS if arguments.signal in (None, number.name[3:])]
+    torch.set_num_threads(1)  # threads do not survive a fork
+    cheap_picture(pytest.MonkeyPatch())
+    with tempfile.TemporaryDirectory() as folder:
+        data = first_images(Path(main.__file__).with_name("data"), Path(folder) / "data", 1437, 360)
+        kills = kill_anywhere(data, Path(folder), arguments.kills, arguments.seed, signals)
+    print(f"{kills} times a run was killed; all files were whole, and all runs ended as those that were not")
+
+
+if __name__ == "__main__":
+    main_faults()

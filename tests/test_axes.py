@@ -121,21 +121,11 @@ def test_a_letter_that_the_first_font_lacks_is_taken_from_the_next(monkeypatch, 
     assert not recwarn.list
 
 
-def run(*command, **environment):
-    return subprocess.check_output([sys.executable, *command], env={**os.environ, **environment}, cwd=ROOT, text=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ["predict.py", "study.py"])  # both import main.py, which imports plot.py
-def test_no_command_cares_for_what_a_notebook_has_set(command, tmp_path):
-    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: none_such\naxes.prop_cycle: nonsense\n")
-    backend = "module://matplotlib_inline.backend_inline"
-    assert "usage: " in run(command, "--help", MPLBACKEND=backend, MATPLOTLIBRC=str(tmp_path))
-
-
 @pytest.mark.parametrize(("asked", "given"), [("svg", "svg"), ("module://matplotlib_inline.backend_inline", "agg")])
 def test_a_backend_that_is_there_stays_the_users(asked, given):
     code = "import plot, matplotlib, os, sys; print(matplotlib.get_backend(), os.environ['MPLBACKEND'], *sys.modules)"
-    backend, variable, *modules = run("-c", code, MPLBACKEND=asked).split()
+    environment = {**os.environ, "MPLBACKEND": asked}
+    said = subprocess.check_output([sys.executable, "-c", code], env=environment, cwd=ROOT, text=True)
+    backend, variable, *modules = said.split()
     assert (backend.lower(), variable) == (given, asked)
     assert not {"torch", "scipy", "main"} & set(modules)  # plot.py is there in half a second

@@ -55,7 +55,6 @@ WRONG: list[tuple[str, Callable[[Tensor], Tensor]]] = [
     ("the brightest pixel is mostly 16, not 255", lambda images: torch.cat([images[:1], images[1:] // 16 + 1])),
     ("images are blank, without any ink", lambda images: images * 0 + 255),
     (": 1 of", lambda images: torch.cat([images[1:], images[:1] * 0])),
-    ("all images are alike", lambda images: images[:1].repeat(len(images), 1, 1) | (torch.arange(28) == 27).byte()),
 ]
 
 

@@ -80,12 +80,12 @@ def test_the_lines_train_their_runs_and_what_is_finished_is_not_trained_again(sm
     assert run_study(monkeypatch, "--list", "--epochs", "1", "--seeds", "2", *folders) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(set(lines)) == 12
-    program, name, *argv = shlex.split(lines[10])
+    program, name, *argv = shlex.split(next(line for line in lines if "mlp --seed 1 --augment" in line))
     assert (program, name) == ("python", "study.py")
     assert not run_study(monkeypatch, *argv)
     (path,) = tmp_path.glob("out/*.json")
     history, before = read_run(path).history, path.read_bytes()
-    assert (history["model"], history["augment"], history["seed"], history["threads"]) == ("mlp", False, 1, [1])
+    assert (history["model"], history["augment"], history["seed"], history["threads"]) == ("mlp", True, 1, [1])
     assert not list(tmp_path.glob("out/*.png"))  # nobody would look at them
     capsys.readouterr()
     assert not run_study(monkeypatch, *argv)
@@ -128,7 +128,7 @@ def test_no_command_outlives_the_one_that_started_it(tmp_path, number):
     child = os.fork()
     if not child:
         try:
-            jobs.run_jobs({log: [sys.executable, "-c", WAITING] for log in logs}, 2, lambda log, problem: None)
+            jobs.run_jobs({log: [sys.executable, "-c", WAITING] for log in logs}, 2)
         finally:
             os._exit(1)
     wait_for(lambda: all(log.exists() and "started" in log.read_text() for log in logs[:2]))

@@ -15,7 +15,6 @@ from support.files import open_regular
 from support.terminal import UserError, printable
 
 DATA, PACKED = Path(__file__).resolve().parents[2] / "data", "train.tar.gz"  # MNIST, as it comes with this project
-MAX_BYTES = 2_000_000_000  # of a file, packed or unpacked: a million images take 1.5 GB of a tar
 
 _IDX = ("-idx3-ubyte", "-idx3-ubyte.gz", ".idx3-ubyte", ".idx3-ubyte.gz")  # the point is what Windows makes of it
 _PAIRS = [(f"train{ending}", f"test{ending}") for ending in (".tar", ".tar.gz", ".tgz", ".tar.bz2", "")]
@@ -111,10 +110,8 @@ def data_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Any]:
-    """A file to read forwards and to peek into, out of gzip or bzip2 where it is packed. Raises OSError, ValueError."""
+    """A file to read forwards and to peek into, out of gzip or bzip2 where it is packed. Raises OSError."""
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > MAX_BYTES:
-            raise ValueError(f"has over {MAX_BYTES:,} bytes, more than are read")
         opener: Any = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}.get(file.peek(2)[:2])  # type: ignore[attr-defined]
         yield io.BufferedReader(opener(file), 2**16) if opener else file
 

@@ -14,14 +14,14 @@ import numpy as np
 from PIL import Image
 
 from support.data import png
-from support.data.find import MAX_BYTES, data_errors, unpacked, what_is
+from support.data.find import data_errors, unpacked, what_is
 from support.data.png import SIZE
 
 MAX_IMAGES = 1_000_000  # some sixteen times MNIST, 784 MB in memory
+MAX_BYTES = 2_000_000_000  # of a tar, unpacked: a million images take 1.5 GB of it
 MAX_LABEL = 255  # IDX keeps a label in a byte
 MAX_MEMBER = 2**20  # bytes of a file, or of a header about one; a 28x28 PNG takes under 1,000
-MAX_OTHERS = 100_000  # folders and files that are no image, and 4 more for each image: macOS writes three
-MAX_CHARACTERS = 2**26  # of all paths: 64 an image
+MAX_CHARACTERS = 2**26  # of the paths of all images: 64 an image
 UNFILTERED = 2**20  # bytes of lines at a time: what they need then stays in the processor's cache
 
 _NAME = re.compile(r"(?:([0-9]{1,18})_([0-9]{1,3})|([0-9]{1,18})|.*)\.png", re.IGNORECASE | re.DOTALL)
@@ -79,23 +79,19 @@ def write_tar(path: str | Path, split: str, images: Any, labels: Any) -> None:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
 
 
-def _read_pngs(files: Iterator[tuple[str, bytes | None]]) -> tuple[np.ndarray, np.ndarray]:
-    """As `read_images`, of paths and contents; None in place of what is no image. Raises ValueError."""
-    paths, lines, pixels = [], bytearray(), bytearray()
-    others = characters = 0
+def _read_pngs(files: Iterator[tuple[str, bytes]]) -> tuple[np.ndarray, np.ndarray]:
+    """As `read_images`, of paths and contents. Raises ValueError."""
+    paths, lines, pixels, characters = [], bytearray(), bytearray(), 0
     for path, data in files:
+        try:
+            lines += png.scanlines(data)
+        except ValueError as error:
+            said = f"is {kind}; expected a PNG" if (kind := what_is(data)) not in (None, "a PNG") else error
+            raise ValueError(f"{path[-100:]!r} {said}") from None
+        paths.append(path)
         characters += len(path)
-        if data is None:
-            others += 1
-        else:
-            try:
-                lines += png.scanlines(data)
-            except ValueError as error:
-                said = f"is {kind}; expected a PNG" if (kind := what_is(data)) not in (None, "a PNG") else error
-                raise ValueError(f"{path[-100:]!r} {said}") from None
-            paths.append(path)
-        if len(paths) > MAX_IMAGES or others > MAX_OTHERS + 4 * len(paths) or characters > MAX_CHARACTERS:
-            raise ValueError(f"holds over {MAX_IMAGES:,} images, {MAX_OTHERS:,} other members, or endless paths")
+        if len(paths) > MAX_IMAGES or characters > MAX_CHARACTERS:
+            raise ValueError(f"holds over {MAX_IMAGES:,} images, or endless paths")
         if len(lines) >= UNFILTERED:
             pixels += png.unfilter(lines).tobytes()
             lines.clear()
@@ -119,24 +115,22 @@ def _number_and_label(path: str) -> tuple[int, int]:
     return int(name[1] or name[3] or -1), labels.pop()
 
 
-def _folder(top: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Path and content of each file, None for what is no image. Links to files are followed, to folders refused."""
+def _folder(top: Path) -> Iterator[tuple[str, bytes]]:
+    """Path and content of each image. Links to files are followed, to folders refused."""
     for path in (top, *top.rglob("*")):
         shown = path.relative_to(top).as_posix()
         if path.is_dir() and path.is_symlink() and path != top:
             raise ValueError(f"{shown!r} is a link to a folder; expected files and folders")
         if path.is_dir():
             next(path.iterdir(), None)  # an error where it may not be read, which rglob passes over
-        if path.is_dir() or _NO_IMAGE.fullmatch(shown):
-            yield shown, None
-        elif not path.is_file() or path.stat().st_size > MAX_MEMBER:
-            raise ValueError(f"{shown!r} is no regular file of at most {MAX_MEMBER:,} bytes")
-        else:
+        elif not _NO_IMAGE.fullmatch(shown):
+            if not path.is_file() or path.stat().st_size > MAX_MEMBER:
+                raise ValueError(f"{shown!r} is no regular file of at most {MAX_MEMBER:,} bytes")
             yield shown, path.read_bytes()
 
 
-def _archive(content: Any) -> Iterator[tuple[str, bytes | None]]:
-    """Path and content of each file of a tar, USTAR, GNU or pax; None for what is no image. Raises ValueError.
+def _archive(content: Any) -> Iterator[tuple[str, bytes]]:
+    """Path and content of each image in a tar, USTAR, GNU or pax. Raises ValueError.
 
     tarfile parses the headers. Its TarFile takes a damaged one for the end, and a pax header in quadratic time.
     """
@@ -157,8 +151,8 @@ def _archive(content: Any) -> Iterator[tuple[str, bytes | None]]:
         data = content.read(padded)
         if len(data) < padded:
             raise ValueError("is cut off before its end")
-        is_image = member.type in _FILES and not _NO_IMAGE.fullmatch(path)
-        yield path, data[:size] if is_image else None
+        if member.type in _FILES and not _NO_IMAGE.fullmatch(path):
+            yield path, data[:size]
         is_about_next = member.type in _ABOUT_NEXT
         path_of_next = (path_of_next or _path_of_next(member.type, data[:size])) if is_about_next else ""
     if not header or content.read(MAX_MEMBER).strip(b"\0") or content.read(1):
@@ -190,7 +184,10 @@ def _read_idx(path: Path) -> tuple[np.ndarray, np.ndarray]:
             count = int.from_bytes(header[4:8], "big")
             expected = np.array([0x801 + len(shape), count, *shape], ">u4").tobytes()
             values = np.empty((min(count, MAX_IMAGES), *shape), np.uint8)
-            if header != expected or not 0 < content.readinto(values) == values.nbytes or content.read(1):
+            pixels, filled = values.reshape(-1), 0
+            while part := content.readinto(pixels[filled : filled + MAX_MEMBER]):  # gzip holds as much once more
+                filled += part
+            if header != expected or not 0 < filled == values.nbytes or content.read(1):
                 found = f"{file.name!r} begins with {header.hex(' ', 4)}, or has another length than that says"
                 raise ValueError(f"{found}; expected IDX of uint8 {('N', *shape)}, N at most {MAX_IMAGES:,}")
         arrays.append(values)

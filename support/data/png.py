@@ -12,7 +12,6 @@ from PIL import Image
 
 SIZE = 28  # pixels a side of an MNIST image
 LINE = 1 + SIZE  # bytes: a filter type, then the pixels
-MAX_CHUNKS = 1000  # more than one for each of the 812 bytes that the lines take
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PLAIN = b"IHDR" + struct.pack(">IIBBBBB", SIZE, SIZE, 8, 0, 0, 0, 0)
 
@@ -28,8 +27,8 @@ def scanlines(data: bytes) -> bytes:
     while not chunks or chunks[-1] != b"IEND":
         end = start + 8 + int.from_bytes(data[start : start + 4], "big")
         chunks.append(data[start + 4 : end])
-        if zlib.crc32(chunks[-1]).to_bytes(4, "big") != data[end : end + 4] or len(chunks) > MAX_CHUNKS:
-            raise ValueError(f"is a damaged PNG, cut off, or of over {MAX_CHUNKS:,} chunks")
+        if zlib.crc32(chunks[-1]).to_bytes(4, "big") != data[end : end + 4]:
+            raise ValueError("is a damaged PNG, or cut off")
         start = end + 4
     if chunks[0] != _PLAIN or any(chunk.startswith(b"tRNS") for chunk in chunks):
         return bytes(LINE) + np.pad(_by_pillow(data, chunks[0]), ((0, 0), (1, 0))).tobytes()

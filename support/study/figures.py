@@ -69,8 +69,8 @@ def draw_train_test(groups: Groups) -> Figure:
     for axes, (key, group) in zip(figure.subplots(3, 2).ravel(), groups.items(), strict=True):
         histories, curves = [run.history for run in group], []
         for prefix, (label, style) in CURVES.items():
-            if key[1] or prefix != "augmented_train":
-                label = label if key[1] or prefix != "clean_train" else CURVES["augmented_train"][0]
+            if f"{prefix}_accuracy" in histories[0]:
+                label = label if key[1] else label.removesuffix(", not augmented")
                 curves.append(figures.make_curve(f"{label}  ", histories, f"{prefix}_accuracy", style))
         axes.set_title(figure_name(*key))
         panels.append((axes, curves))
@@ -101,8 +101,7 @@ def draw_gradients(groups: Groups) -> Figure:
     panels = [draw_panel(axes, *one, epochs) for axes, one in zip(every, drawn.items(), strict=False)]
     ratios = gmean(results.gradient_ratio(groups), axis=1)
     words = f"{times(ratios[:, 0])} before training, {times(ratios[:, -1])} at the end"
-    note = f"W: weights, g: gradient; {note_of(groups)}"
-    set_title(figure, f"Batch normalization: gradients {words}", note)
+    set_title(figure, f"Batch normalization: gradients {words}", f"W: weights, g: gradient; {note_of(groups)}")
     figures.label_ends(panels)
     return figure
 
@@ -122,14 +121,12 @@ def draw_moved(groups: Groups) -> Figure:
     figure, panels = Figure((2.5 * figures.PANEL[0], 1.15 * figures.PANEL[1])), []
     kinds = {"shift": "shifted by pixels, mean of four ways", "turn": "turned by degrees, mean of both ways"}
     for axes, (kind, label) in zip(figure.subplots(1, 2), kinds.items(), strict=True):
-        moves = [move for move in results.MOVES if move.startswith(kind)]
-        names = [f"accuracy_{move}" for move in moves]
+        names = [f"accuracy_{kind}{size}" for size in results.MOVES[kind]]
         values = {
             key: np.column_stack([results.last(group, "accuracy"), *(results.stack(group, name) for name in names)])
             for key, group in groups.items()
         }
-        sizes = [0, *(int(move.removeprefix(kind)) for move in moves)]
-        panels.append(draw_panel(axes, "accuracy", values, sizes))
+        panels.append(draw_panel(axes, "accuracy", values, [0, *results.MOVES[kind]]))
         axes.set_xlabel(label)
     shares = [percent(results.stack(groups[key], "accuracy_shift4").mean(), 0) for key in (MLP, PLAIN, AUGMENTED)]
     words = f"Custom-MLP gets {shares[0]} right, LeNet-5 {shares[1]}, LeNet-5 with augmentation {shares[2]}"

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -19,22 +18,25 @@ from support.terminal import printable
 PIPE = "STUDY_STDIN_IS_PIPE"  # set for a command, since any program may have an empty standard input
 
 
-def run_jobs(commands: dict[Path, list[str]], side_by_side: int, ended: Callable[[Path, str], None]) -> None:
+def run_jobs(commands: dict[Path, list[str]], side_by_side: int) -> list[str]:
     """Run all commands, at most `side_by_side` at once; each is named by its log, to which its output is appended.
 
-    `ended(log, problem)` is called when one has ended, with an empty problem if it succeeded. Whatever interrupts this
-    function interrupts the commands, too, and waits for them.
+    Prints how each has ended; returns the names of those that failed. Whatever interrupts this function interrupts the
+    commands, too, and waits for them.
     """
+    failed = []
     read_end, write_end = os.pipe()
     with ThreadPoolExecutor(side_by_side) as pool:
         try:
-            futures = {pool.submit(_run, command, log, read_end): log for log, command in commands.items()}
+            futures = {pool.submit(_run, command, log, read_end): log.stem for log, command in commands.items()}
             for future in as_completed(futures):
-                ended(futures[future], future.result())
+                print(f"{futures[future]}: {future.result() or 'finished'}")
+                failed += [futures[future]] if future.result() else []
         finally:
             os.close(write_end)
             pool.shutdown(cancel_futures=True)
             os.close(read_end)
+    return failed
 
 
 def _run(command: list[str], log: Path, stdin: int) -> str:

@@ -38,7 +38,10 @@ COMPARISONS: dict[str, Terms] = {
     "augmentation, MLP": {MLP_AUGMENTED: 1, MLP: -1},
     "LeNet-5 against the MLP": {PLAIN: 1, MLP: -1},
 }
-MOVES = [*(f"shift{pixels}" for pixels in (1, 2, 3, 4)), *(f"turn{degrees}" for degrees in (5, 10, 15, 20, 25))]
+MOVES = {  # how test images are moved, and by how much
+    "shift": (1, 2, 3, 4),  # pixels; hardly any ink is moved out of the image
+    "turn": (5, 10, 15, 20, 25),  # degrees; the augmentation turns by up to 20
+}
 AUGMENTATION = ("rotation", "translation", "min_crop", "augment_strength_min", "augment_strength_max")
 # What all runs of a study share, as far as they have it.
 SHARED = {*SETTINGS, *RECIPE, *AUGMENTATION, "train_sha256", "test_sha256"} - {"model", "augment", "seed"}

@@ -25,7 +25,8 @@ CAPTIONS = {
     "First to last layer": "‖g‖ of the first layer divided by that of the last: geometric mean, 95 % CI.",
 }
 BESIDES: dict[str, Terms] = {**COMPARISONS, "MLP with augmentation against LeNet-5": {MLP_AUGMENTED: 1, PLAIN: -1}}
-EARLY_AND_MOVED = ("epoch 1", "mean of all epochs", "last epoch", *results.MOVES)
+MOVED = [f"{kind}{size}" for kind, sizes in results.MOVES.items() for size in sizes]
+EARLY_AND_MOVED = ("epoch 1", "mean of all epochs", "last epoch", *MOVED)
 
 
 def document(groups: Groups, found: list[Difference]) -> str:
@@ -104,7 +105,7 @@ def accuracy_and_loss(group: list[Run]) -> Row:
 def early_and_moved(group: list[Run]) -> np.ndarray:
     """Test accuracy, %: (columns, seeds)."""
     accuracy = results.stack(group, "test_accuracy").T
-    moved = [results.stack(group, f"accuracy_{move}") for move in results.MOVES]
+    moved = [results.stack(group, f"accuracy_{move}") for move in MOVED]
     return 100 * np.array([accuracy[0], accuracy.mean(0), accuracy[-1], *moved])
 
 
