@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 import main
 from dataset import MNIST
 from support.data import write_tar
@@ -77,6 +79,12 @@ class After(Callback):
 
 def interrupt(number: int = signal.SIGINT) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
+
+
+def cheap_picture(patch: pytest.MonkeyPatch) -> None:
+    """In place of the picture, which takes longer than training on a few images, what it is drawn from."""
+    patch.setattr(main.plot, "draw_run", lambda history: history["test_loss"])
+    patch.setattr(main.plot, "save", lambda losses, file, digest: file.write(json.dumps([losses, digest]).encode()))
 
 
 def first_images(source: Path, folder: Path, train: int, test: int) -> Path:
