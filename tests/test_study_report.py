@@ -103,6 +103,9 @@ def test_too_few_seeds_say_how_to_train_more(groups, tmp_path):
         write(tmp_path, group[0])
     with pytest.raises(UserError, match="found 6 runs, with 1 seeds"):
         read_study(tmp_path)
+    (tmp_path / "lenet.npz").unlink()
+    with pytest.raises(UserError, match=r"lenet\.json: has no NPZ file"):
+        read_study(tmp_path)
 
 
 def test_no_rounding_hides_on_which_side_a_bound_lies():
