@@ -6,7 +6,8 @@ augmenting, normalizing) happens to a whole batch at a time, on the device where
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from support.data import read_images
+from support.terminal import UserError
 
 SIZE = 28  # pixels a side of an MNIST image
 PADDING = 2  # pixels of background on each side: 32x32, as the networks take it (LeCun et al. 1998, II.B)
@@ -107,10 +109,17 @@ class MNIST(Dataset):
             images = warp(images, draw_affine(len(index), self.augment, images.device))
         return network_input(images), self.labels[index]
 
+    def in_order(self, count: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The first `count` images in batches of one size, at most `batch_size`: one left over has no variance."""
+        indices = torch.arange(min(count, len(self)))
+        return map(self.__getitem__, indices.tensor_split(max(1, math.ceil(len(indices) / batch_size))))
+
     def split(self, last: int) -> tuple["MNIST", "MNIST"]:
-        """All images but the `last`, and these, held out and never augmented. They share their memory."""
+        """All images but the `last`, and these, held out, never augmented, in the same memory. Raises UserError."""
         if not 0 < last < len(self):
-            raise ValueError(f"split: expected a number from 1 to {len(self) - 1}, not {last}")
+            raise UserError(
+                f"--validation {last}: of {len(self):,} images, expected a number from 1 to {len(self) - 1}"
+            )
         parts = copy.copy(self), copy.copy(self)
         for part, images in zip(parts, (slice(None, -last), slice(-last, None)), strict=True):
             part.images, part.labels = self.images[images], self.labels[images]

@@ -25,7 +25,7 @@ from model import MODELS
 from support import digits, files
 from support.digits import Glyph, PictureError, Reading
 from support.figures import save
-from support.run import run_name
+from support.run import history
 from support.terminal import Parser, UserError, number, printable, run_command, warn
 
 COMMITTED = Path(__file__).resolve().parent / "weights"  # of the three networks, NAME.pt
@@ -46,7 +46,7 @@ def find_weights(arguments: argparse.Namespace, validation: int = 0) -> Path:
         return Path(arguments.weights)
     model, augment = arguments.model or USUAL_MODEL, arguments.augment or not arguments.model
     told = {"model": model, "augment": augment, "validation": validation, "seed": arguments.seed}
-    name, folder = run_name(DEFAULTS | told | {"data": "MNIST"}, DEFAULTS), Path(arguments.checkpoint_dir)
+    name, folder = history.run_name(DEFAULTS | told | {"data": "MNIST"}, DEFAULTS), Path(arguments.checkpoint_dir)
     for path in (folder / f"{name}.weights.pt", COMMITTED / f"{name}.pt"):
         if os.path.lexists(path):  # what is there and cannot be read is then said, not passed over
             return path

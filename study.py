@@ -1,7 +1,11 @@
 """Train the whole study, six configurations times ten seeds with one recipe, and report what it shows.
 
-    python study.py             train what is not finished yet, several runs side by side
-    python study.py --report    write result_plot/tables.md and draw the figures beside it
+    python study.py                                       train what is not finished yet, several runs side by side
+    python study.py --list > runs.txt                     or print one command line a run, for more than one machine:
+        parallel < runs.txt                                   GNU parallel
+        xargs -P 8 -I{} sh -c '{}' < runs.txt                 xargs, 8 at once
+        sh -c "$(sed -n "$SLURM_ARRAY_TASK_ID p" runs.txt)"   the script of a Slurm array, sbatch --array=1-60
+    python study.py --report                              write result_plot/tables.md and draw the figures beside it
 
 A run is `main.py`'s own with --resume, in a process of its own with one thread, and measures more after each epoch.
 After Ctrl-C, or with more seeds, the same command goes on. Histories and arrays lie in result_plot/study/, where those
@@ -11,6 +15,7 @@ of several machines are merged by lying there; weights, checkpoints and logs of 
 import argparse
 import copy
 import os
+import shlex
 import sys
 from functools import cache, partial
 from itertools import product
@@ -24,7 +29,7 @@ import main
 from dataset import MNIST, SIZE, compose_affine, draw_affine, warp
 from support.compute import fast_layers_in
 from support.figures import save
-from support.files import make_folder, replace
+from support.files import replace
 from support.run import Callback
 from support.study import CONFIGURATIONS, MOVES, differences, document, drawings, end_with_parent, read_study, run_jobs
 from support.terminal import Parser, number, run_command
@@ -38,7 +43,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(
         description="Train every configuration and seed of the study that is not finished yet, or report.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog="python study.py --run ARGUMENTS, those of main.py, trains one run or what is left of it",
+        epilog="python study.py --run ARGUMENTS, as --list prints it, trains one run or what is left of it",
     )
     add = parser.add_argument
     add("--seeds", type=number(int, 1, 1000), default=SEEDS, help="runs of each configuration, seeds 0, 1, ...")
@@ -47,6 +52,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--data-dir", help="folder of the data; as in main.py if left out")
     add("--output-dir", default="result_plot/study", help="folder of the histories; the figures lie in the one above")
     add("--checkpoint-dir", default="checkpoints/study", help="folder of checkpoints, weights and logs")
+    add("--list", action="store_true", help="print a command line for each run, and train nothing")
     add("--report", action="store_true", help="write the tables and draw the figures of what is trained")
     return parser.parse_args(argv)
 
@@ -64,9 +70,9 @@ def plan(arguments: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def train_study(arguments: argparse.Namespace) -> int:
-    """Train what is not finished yet; returns 1 if a run failed, else 0. Raises UserError."""
+    """Train what is not finished yet; returns 1 if a run failed, else 0. Raises OSError."""
     folder = Path(arguments.checkpoint_dir)
-    make_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     runs = {
         folder / f"{name}.log": [sys.executable, __file__, "--run", *argv] for name, argv in plan(arguments).items()
     }
@@ -103,7 +109,6 @@ class StudyCallback(Callback):
     accuracy_turnN     of test images that were turned by N degrees, bilinear: the mean over both ways
     """
 
-    measures = ("clean_train_loss", "clean_train_accuracy")
     pictures = False  # nobody looks at those of sixty runs
 
     def __init__(self, augment: bool) -> None:
@@ -174,9 +179,12 @@ def command() -> int:
         main.main([*sys.argv[2:], "--resume"], StudyCallback("--augment" in sys.argv))
         return 0
     arguments = parse_arguments()
-    if not arguments.report:
+    if arguments.list:
+        print("\n".join(shlex.join(["python", sys.argv[0], "--run", *argv]) for argv in plan(arguments).values()))
+    elif arguments.report:
+        report(Path(arguments.output_dir))
+    else:
         return train_study(arguments)
-    report(Path(arguments.output_dir))
     return 0
 
 

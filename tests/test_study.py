@@ -1,6 +1,7 @@
 """The study: what its runs measure besides, that they are main.py's own runs, and that none outlives the study."""
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -10,9 +11,8 @@ import torch
 
 import main
 import study
-from support.run import read_history
+from support.run import read_run
 from support.study import jobs
-from support.terminal import UserError
 
 
 def run_study(monkeypatch, *argv):
@@ -35,8 +35,6 @@ def test_a_run_of_the_study_is_main_pys_own_and_measures_at_its_start_each_epoch
         assert all(value > 0 for value in [*observed[name], observed[f"initial_{name}"]])
     moves = [f"shift{pixels}" for pixels in (1, 2, 3, 4)] + [f"turn{degrees}" for degrees in (5, 10, 15, 20, 25)]
     assert all(0 <= observed[f"accuracy_{move}"] <= 1 for move in moves)
-    with pytest.raises(UserError, match="is of another run: clean_train_loss"):
-        train(tmp_path / "a", study.StudyCallback(augment=True))
 
 
 def test_norms_are_those_of_the_mean_loss_in_training_mode(train_set):
@@ -77,14 +75,16 @@ def test_a_move_is_measured_in_all_directions(test_set):
     assert [found[f"accuracy_shift{pixels}"] for pixels in (1, 2, 3)] == [0, 0.25, 0]
 
 
-def test_the_plan_trains_its_runs_and_what_is_finished_is_not_trained_again(small, tmp_path, monkeypatch, capsys):
+def test_the_lines_train_their_runs_and_what_is_finished_is_not_trained_again(small, tmp_path, monkeypatch, capsys):
     folders = f"--data-dir {small} --output-dir {tmp_path}/out --checkpoint-dir {tmp_path}/checkpoints".split()
-    runs = study.plan(study.parse_arguments(["--epochs", "1", "--seeds", "2", *folders]))
-    assert len({*map(tuple, runs.values())}) == 12
-    argv = ["--run", *runs["mlp_augment_seed1"]]
+    assert run_study(monkeypatch, "--list", "--epochs", "1", "--seeds", "2", *folders) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(set(lines)) == 12
+    program, name, *argv = shlex.split(next(line for line in lines if "mlp --seed 1 --augment" in line))
+    assert (program, name) == ("python", "study.py")
     assert not run_study(monkeypatch, *argv)
     (path,) = tmp_path.glob("out/*.json")
-    history, before = read_history(path), path.read_bytes()
+    history, before = read_run(path).history, path.read_bytes()
     assert (history["model"], history["augment"], history["seed"], history["threads"]) == ("mlp", True, 1, [1])
     assert not list(tmp_path.glob("out/*.png"))  # nobody would look at them
     capsys.readouterr()
