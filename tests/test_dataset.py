@@ -16,21 +16,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
 import dataset as module
-from dataset import (
-    MEAN,
-    MIN_CROP,
-    MNIST,
-    MNIST_SHA256,
-    PADDING,
-    ROTATION,
-    SIZE,
-    STD,
-    TRANSLATION,
-    compose_affine,
-    draw_affine,
-    network_input,
-    warp,
-)
+from dataset import MEAN, MNIST, MNIST_SHA256, PADDING, SIZE, STD, compose_affine, draw_affine, network_input, warp
 from support.data import data_warnings, write_tar
 from support.terminal import UserError
 
@@ -185,10 +171,8 @@ def test_one_warp_is_rotation_then_translation_then_crop() -> None:
         expected = reference.rotate(image, angle, BILINEAR, fill=0)
         expected = reference.affine(expected, 0, [right, down], 1, [0, 0], BILINEAR, fill=0)
         expected = reference.resized_crop(expected, top, left, height, width, [size, size], BILINEAR, antialias=False)
-        turn, *shares = torch.tensor(
-            [[angle], *([pixels / size] for pixels in (right, down, left, top, width, height))]
-        )
-        found = warp(image, compose_affine(turn, *shares[:2], torch.stack(shares[2:], 1)))
+        crop = torch.tensor([[left, top, width, height]]) / size
+        found = warp(image, compose_affine(torch.tensor([angle]), *torch.tensor([[right], [down]]) / size, crop))
         torch.testing.assert_close(found, expected, rtol=0, atol=0.5)
 
 
@@ -222,7 +206,7 @@ def is_uniform(values: np.ndarray, low: float, high: float) -> bool:
 
 @pytest.mark.parametrize("strength", [1.0, 0.3])
 def test_draws_are_independent_and_uniform_over_the_stated_ranges(monkeypatch, strength) -> None:
-    assert (ROTATION, TRANSLATION, MIN_CROP) == (20, 0.1, 0.8)
+    assert (module.ROTATION, module.TRANSLATION, module.MIN_CROP) == (20, 0.1, 0.8)
     drawn = draw(monkeypatch, strength)
     turn, shift = 20 * strength, 0.1 * strength
     ranges = [(-turn, turn), (-shift, shift), (-shift, shift), (1 - 0.2 * strength, 1), (-1, 1), (0, 1), (0, 1)]
