@@ -117,9 +117,7 @@ class MNIST(Dataset):
     def split(self, last: int) -> tuple["MNIST", "MNIST"]:
         """All images but the `last`, and these, held out, never augmented, in the same memory. Raises UserError."""
         if not 0 < last < len(self):
-            raise UserError(
-                f"--validation {last}: of {len(self):,} images, expected a number from 1 to {len(self) - 1}"
-            )
+            raise UserError(f"--validation {last}: of {len(self):,} images, expected 1 to {len(self) - 1}")
         parts = copy.copy(self), copy.copy(self)
         for part, images in zip(parts, (slice(None, -last), slice(-last, None)), strict=True):
             part.images, part.labels = self.images[images], self.labels[images]

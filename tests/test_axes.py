@@ -13,7 +13,6 @@ import pytest
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
 from matplotlib.text import Annotation, Text
 from PIL import Image
 
@@ -109,16 +108,6 @@ def test_settings_of_the_user_change_nothing():
     settings |= {"axes.formatter.use_mathtext": True, "axes.facecolor": "black", "path.sketch": (1, 2, 3)}
     with rc_context(settings):
         assert np.array_equal(pixels(draw([[0.5, 0.1], [0.5, 0.2]])), expected)
-
-
-def test_a_letter_that_the_first_font_lacks_is_taken_from_the_next(monkeypatch, recwarn):
-    other = "STIXGeneral"  # comes with matplotlib, as the first one does
-    have = [set(get_font(findfont(name)).get_charmap()) for name in (look.FONTS[0], other)]
-    letters = [chr(code) for code in sorted(have[1] - have[0]) if code < 0xE000][:2]
-    monkeypatch.setitem(look.STYLE, "font.family", [look.FONTS[0], other])
-    one, two = (pixels(draw([[0.5, 0.1], [0.5, 0.2]], names=("a", letter))) for letter in letters)
-    assert not np.array_equal(one, two)  # letters, not two boxes that look the same
-    assert not recwarn.list
 
 
 @pytest.mark.parametrize(("asked", "given"), [("svg", "svg"), ("module://matplotlib_inline.backend_inline", "agg")])

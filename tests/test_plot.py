@@ -115,10 +115,7 @@ def test_the_learning_rate_is_drawn_as_it_is(run):
         corners = [[0, 0], [min(150 / 469, 0.2 * epochs), 0.05], [0.8 * epochs, 0.05], [epochs, 0]]
         assert axes.lines[0].get_xydata() == pytest.approx(np.array(corners))
         assert axes.get_xlim() == (0, epochs + 0.5)
-
-
-def test_a_schedule_of_ones_own_is_drawn_as_it_was_noted_at_each_epochs_first_step():
-    noted = [0.1, 0.05, 0.02, 0.01, 0.01, 0.01]
+    noted = [0.1, 0.05, 0.02, 0.01, 0.01, 0.01]  # by a schedule of one's own, at each epoch's first step
     assert plot.learning_rates(make(learning_rate=noted).history) == ([0, 1, 2, 3, 4, 5], noted)
 
 
