@@ -116,6 +116,7 @@ def test_the_same_command_with_resume_goes_on_and_says_finished(small, stopped, 
     torch.manual_seed(99)  # the state of a new process is another
     assert start(stopped, small, *FOUR, "--resume").status == 0
     assert_same(stopped, whole)
+    assert faults.read(stopped / "results" / f"{NAME}.png")[1] == history_of(stopped)["digest"]
     before = {path: path.stat().st_mtime_ns for path in faults.left_behind(stopped)[0]}
     monkeypatch.setattr(main, "Training", None)
     ended = start(stopped, small, *FOUR, "--resume")
