@@ -32,10 +32,10 @@ def whole(small, tmp_path_factory, cheap_picture) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def stopped_once(small, tmp_path_factory) -> Path:
-    """The folder of a run of four epochs that Ctrl-C stopped in the middle of the third; only to be copied."""
-    folder, train_step, steps = tmp_path_factory.mktemp("stopped"), main.train_step, itertools.count(1)
+@pytest.fixture
+def stopped(small, tmp_path) -> Path:
+    """The folder of a run of four epochs that Ctrl-C stopped in the middle of the third, to be resumed."""
+    train_step, steps = main.train_step, itertools.count(1)
 
     def interrupted(*arguments):
         if next(steps) == 6:  # 210 images are two batches of 128
@@ -44,15 +44,9 @@ def stopped_once(small, tmp_path_factory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(main, "train_step", interrupted)
-        ended = start(folder, small, *FOUR)
+        ended = start(tmp_path, small, *FOUR)
     assert (ended.status, ended.err) == (130, "stopped: the same command with --resume goes on\n")
-    return folder
-
-
-@pytest.fixture
-def stopped(stopped_once, tmp_path) -> Path:
-    """The same, to be gone on with."""
-    return shutil.copytree(stopped_once, tmp_path, dirs_exist_ok=True)
+    return tmp_path
 
 
 @pytest.fixture
