@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+import runs
 import torch
-from runs import first_images
 
 import dataset
 from support.figures.axes import STYLE
@@ -34,7 +34,7 @@ def mnist_dir() -> Path:
 @pytest.fixture(scope="session")
 def sample(mnist_dir, tmp_path_factory) -> Path:
     """The first 1,437 and 360 digits of MNIST: a run of an epoch takes a moment."""
-    return first_images(mnist_dir, tmp_path_factory.mktemp("sample") / "sample", 1437, 360)
+    return runs.first_images(mnist_dir, tmp_path_factory.mktemp("sample") / "sample", 1437, 360)
 
 
 @pytest.fixture
@@ -50,7 +50,14 @@ def test_set(sample) -> dataset.MNIST:
 @pytest.fixture(scope="module")
 def small(sample, tmp_path_factory) -> Path:
     """210 training and 70 test images of the sample, all ten digits in both: a loop to be watched."""
-    return first_images(sample, tmp_path_factory.mktemp("data") / "small", 210, 70)
+    return runs.first_images(sample, tmp_path_factory.mktemp("data") / "small", 210, 70)
+
+
+@pytest.fixture(scope="module")
+def cheap_picture():
+    with pytest.MonkeyPatch.context() as patch:
+        runs.cheap_picture(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

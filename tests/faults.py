@@ -119,7 +119,7 @@ def read(path: Path) -> Any:
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    return json.loads(path.read_text())  # what stands in place of a picture is a list of numbers
+    return json.loads(path.read_text())  # what stands in place of a picture is a list
 
 
 def contents(folder: Path) -> dict[str, object]:
@@ -184,16 +184,13 @@ def reference(argv: list[str], folder: Path) -> Path:
     return folder
 
 
-def kill_run(argv: list[str], folder: Path, expected: Path, faults: Iterable[Fault], before: Path | None = None) -> int:
-    """Kill a run by each of the faults, unless it is through; let the last attempt finish; compare. Returns the kills.
-
-    before: a folder with another run's files, which it is to replace.
-    """
+def kill_run(argv: list[str], folder: Path, expected: Path, faults: Iterable[Fault]) -> int:
+    """Kill a run by each of the faults, unless it is through; let the last attempt finish; compare. How many kills."""
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(before, folder) if before else folder.mkdir()
+    folder.mkdir()
     kills = 0
     for fault in faults:
-        if attempt([*argv, "--restart" if before else "--resume"], folder, {0, *STOPPED}, fault) == 0:
+        if attempt([*argv, "--resume"], folder, {0, *STOPPED}, fault) == 0:
             break
         kills += 1
     attempt([*argv, "--resume"], folder, {0})
@@ -204,32 +201,24 @@ def kill_run(argv: list[str], folder: Path, expected: Path, faults: Iterable[Fau
 def kill_anywhere(data: Path, folder: Path, wanted: int, seed: int, signals: Sequence[int] = SIGNALS) -> int:
     """Kill RUNS, of EPOCHS, until there were so many kills; returns how many there were.
 
-    A quarter come while the result of one epoch takes the place of another run's; of the others half at a random
-    moment, half inside the writing of a file.
+    Half of them come at a random moment, half inside the writing of a file.
     """
     told = ["--epochs", f"{EPOCHS}", "--batch-size", "50", "--data-dir", str(data), "--device", "cpu"]
-    argvs = [[*options, *told] for options in RUNS]
-    chance, kills, killed = random.Random(seed), 0, folder / "killed"
-    short = [*argvs[0], "--epochs", "1", "--name", "run"]
-    before, expected = reference([*short, "--lr", "0.02"], folder / "before"), reference(short, folder / "short")
-    steps = range(STEPS, 5 * STEPS + 1)  # from its checkpoint on: until then --resume finds the other run
-    for step in chance.sample(steps, min(wanted // 4, len(steps))):
-        kills += kill_run(short, killed, expected, [in_step(step, interrupt(chance.choice(signals)))], before)
     references = []
-    for number, argv in enumerate(argvs):
-        started = time.monotonic()
+    for number, options in enumerate(RUNS):
+        started, argv = time.monotonic(), [*options, *told]
         references.append((argv, reference(argv, folder / f"{number}"), time.monotonic() - started))
-    rounds = itertools.cycle(references)
+    chance, kills, rounds = random.Random(seed), 0, itertools.cycle(references)
     while kills < wanted:
         argv, expected, seconds = next(rounds)
-        actions = [interrupt(chance.choice(signals)) for _ in range(min(KILLS_A_RUN, 1 + wanted // len(argvs)))]
+        actions = [interrupt(chance.choice(signals)) for _ in range(min(KILLS_A_RUN, 1 + wanted // len(RUNS)))]
         faults = [
             at_moment(chance.uniform(0.1, seconds), action)
             if chance.random() < 0.5
             else in_step(chance.randint(1, STEPS * EPOCHS), action)
             for action in actions
         ]
-        kills += kill_run(argv, killed, expected, faults)
+        kills += kill_run(argv, folder / "killed", expected, faults)
     return kills
 
 

@@ -14,29 +14,21 @@ import faults
 import pytest
 import torch
 from faults import assert_same, contents
-from PIL import Image
-from runs import NAME, After, cheap_picture, checkpoint_of, command, history_of, interrupt, refused, start
+from runs import NAME, After, checkpoint_of, command, history_of, interrupt, refused, start
 from torch import nn
 
 import main
 
 FOUR = ("--epochs", "4")
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(autouse=True)
-def _cheap_picture(monkeypatch):
-    cheap_picture(monkeypatch)
+pytestmark = pytest.mark.usefixtures("one_thread", "cheap_picture")
 
 
 @pytest.fixture(scope="module")
-def whole(small, tmp_path_factory) -> Path:
+def whole(small, tmp_path_factory, cheap_picture) -> Path:
     """The folder of a run of four epochs that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        cheap_picture(patch)
-        assert start(folder, small, *FOUR).status == 0
+    assert start(folder, small, *FOUR).status == 0
     return folder
 
 
@@ -239,13 +231,11 @@ def test_weights_and_history_come_before_the_picture_and_then_the_checkpoint_goe
         names.append(target.name.removeprefix(NAME))
         rename(source, target)
 
-    monkeypatch.undo()  # with the real picture
     monkeypatch.setattr(os, "replace", noted)
     assert start(tmp_path, small, "--epochs", "1").status == 0
     assert names == [".pt", *RESULT]
     assert not checkpoint_of(tmp_path).exists()
-    with Image.open(tmp_path / "results" / f"{NAME}.png") as picture:
-        assert picture.info["digest"] == history_of(tmp_path)["digest"]
+    assert faults.read(tmp_path / "results" / f"{NAME}.png")[1] == history_of(tmp_path)["digest"]
 
 
 @pytest.mark.parametrize("problem", [RuntimeError("latex could not be found"), OSError(28, "latex: disk full")])
@@ -276,17 +266,20 @@ def allow_no_more_bytes() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 4, 5, 6])
-def test_a_disk_that_is_full_after_so_many_files(small, finished, whole, number):
+def test_a_disk_that_is_full_after_so_many_files(small, tmp_path, whole, number):
+    """While a result takes the place of another run's."""
+    assert start(tmp_path, small, *FOUR, "--lr", "0.02").status == 0
+    before = contents(tmp_path)
     full = faults.in_step(number * faults.STEPS, allow_no_more_bytes) if number else allow_no_more_bytes
-    ended = faults.run(command(finished, small, *FOUR), finished, full)
+    ended = faults.run(command(tmp_path, small, *FOUR, "--restart"), tmp_path, full)
     path = f"{NAME}{(['.pt'] * 4 + RESULT)[number]}"
     assert re.fullmatch(rf"stopped: .* --resume .*\nerror: .*/{path}: cannot be written: File too large\n", ended.err)
     assert ended.status == 1
-    assert not faults.left_behind(finished)[1]
-    after, before = contents(finished), contents(whole)
-    assert {name: after[name] for name in before} == before
-    assert start(finished, small, *FOUR, "--resume").status == 0
-    assert_same(finished, whole)
+    assert not faults.left_behind(tmp_path)[1]
+    after, replaced = contents(tmp_path), tuple(RESULT[: max(0, number - 4)])
+    assert all((after[name] != before[name]) == name.endswith(replaced) for name in before)
+    assert start(tmp_path, small, *FOUR, "--resume" if number else "--restart").status == 0
+    assert_same(tmp_path, whole)
 
 
 # --- streams, languages -----------------------------------------------------------------------------------------------

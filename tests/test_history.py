@@ -75,7 +75,7 @@ def test_the_longest_name_is_a_name_of_a_file():
     assert len(f".{name}.weights.pt.{2**22}.partial".encode()) <= 255
 
 
-@pytest.mark.parametrize("name", ["", ".a", "-a", "a/b", "a b", "a\n", "a.weights", "a" * 101, "\udcff", "networks"])
+@pytest.mark.parametrize("name", ["", ".a", "-a", "a/b", "a b", "a\n", "a.weights", "a" * 101, "\udcff"])
 def test_what_is_no_name(name):
     assert "name" in refused(history.check_name, name)
 
@@ -138,6 +138,7 @@ def test_what_is_printed_says_what_it_was_tested_on(validation, word):
 def test_what_is_written_is_read_again(tmp_path):
     record = a_history(observed=[-1.5, 2.0], initial_x=-3.0)
     path = write(tmp_path, record, labels=LABELS, confidence=np.full(4, 0.5, np.float32))
+    (tmp_path / "._run.json").write_bytes(b"what a Mac puts beside it")
     ((found, same, read),) = history.read_runs(tmp_path)
     assert (found, same) == (path, record)
     assert {name: (array.dtype, array.tolist()) for name, array in read.items()} == {

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import NAME, After, Ended, cheap_picture, ended, history_of, refused, start
+from runs import NAME, After, Ended, ended, history_of, refused, start
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
@@ -26,21 +26,14 @@ from support.data import write_tar
 from support.run import history
 from support.terminal import UserError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(autouse=True)
-def _cheap_picture(monkeypatch):
-    cheap_picture(monkeypatch)
+pytestmark = pytest.mark.usefixtures("one_thread", "cheap_picture")
 
 
 @pytest.fixture(scope="module")
-def finished(sample, tmp_path_factory):
+def finished(sample, tmp_path_factory, cheap_picture):
     """A run of three epochs: its folder, and how it ended."""
     folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        cheap_picture(patch)
-        return folder, start(folder, sample, "--model", "lenet", "--epochs", "3", "--batch-size", "64")
+    return folder, start(folder, sample, "--model", "lenet", "--epochs", "3", "--batch-size", "64")
 
 
 def arrays_of(folder: Path) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from runs import NAME, After, cheap_picture, checkpoint_of, history_of, interrupt, refused, start
+from runs import NAME, After, checkpoint_of, history_of, interrupt, refused, start
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
@@ -20,12 +20,7 @@ from support.data import write_tar
 from support.run import Callback, read_runs
 from support.terminal import UserError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(autouse=True)
-def _cheap_picture(monkeypatch):
-    cheap_picture(monkeypatch)
+pytestmark = pytest.mark.usefixtures("one_thread", "cheap_picture")
 
 
 @pytest.fixture

@@ -52,9 +52,6 @@ FIELDS: dict[str, type] = {  # that every reader may count on
 DRAWS = 8  # warps of each digit that an augmented run keeps, to be looked at
 MAX_HISTORY = 64 * 2**20  # bytes: a million epochs take less
 MAX_NAME, MAX_DATA = 100, 60  # bytes, of a name that is given and of the data's in it: file systems take 255 in all
-# What plot.py and study.py call their own figures, and how the names of a run's other files end.
-TAKEN = r"comparison|networks|augmentation|differences|train_test|gradients|moved"
-TAKEN += r"|.*(\.weights|_confusion|_mistakes|_filters)"
 
 
 class Run(NamedTuple):
@@ -66,10 +63,10 @@ class Run(NamedTuple):
 
 
 def check_name(name: str) -> None:
-    """Raises UserError where files of a run cannot have that name, or another file in their folders has it."""
-    if not re.fullmatch(r"\w[\w.-]*", name) or re.fullmatch(TAKEN, name) or len(name.encode()) > MAX_NAME:
-        expected = f"expected at most {MAX_NAME} letters, digits, dots, underlines and hyphens"
-        raise UserError(f"--name {printable(name)}: no name for a run's files; {expected}, and no other file's name")
+    """Raises UserError where files of a run cannot have that name, or the weights of another run have it."""
+    if not re.fullmatch(r"\w[\w.-]*(?<!\.weights)", name) or len(name.encode()) > MAX_NAME:
+        expected = f"expected at most {MAX_NAME} letters, digits, dots, underlines and hyphens, not .weights at its end"
+        raise UserError(f"--name {printable(name)}: no name for a run's files; {expected}")
 
 
 def run_name(settings: History, defaults: History) -> str:
