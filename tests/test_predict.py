@@ -112,7 +112,7 @@ def test_doubt_is_said(command):
 )
 def test_with_a_line_and_without_it_the_answer_that_is_like_a_digit_counts(without, whole, answer, said):
     """Read as 7 without the line and 2 with it."""
-    glyph = ink.glyph_of(np.triu(np.ones((100, 60), bool)) & ~np.triu(np.ones((100, 60), bool), 8))
+    glyph = ink.Glyph(np.triu(np.ones((100, 60), bool)) & ~np.triu(np.ones((100, 60), bool), 8))
 
     def recognize(one: ink.Glyph) -> list[float]:
         sure, digit = (without, 7) if one.whole else (whole, 2)

@@ -230,12 +230,12 @@ def _bridge_dashes(mask: np.ndarray) -> np.ndarray:
         return mask
     short = length <= 1.5 * length[slim].max()
     dashes, pieces = (np.pad(np.insert(kind, 0, False)[numbers], MAX_GAP) for kind in (slim, short))
-    bridged = mask
-    for window in (np.ones((3, MAX_GAP), bool), np.ones((MAX_GAP, 3), bool)):  # along rows, along columns
-        joined = ndimage.binary_closing(dashes, window)
-        if slim.sum() - ndimage.label(joined, EIGHT)[1] >= DASHES:
-            bridged = bridged | ndimage.binary_closing(pieces, window)[MAX_GAP:-MAX_GAP, MAX_GAP:-MAX_GAP]
-    return bridged
+    windows = np.ones((3, MAX_GAP), bool), np.ones((MAX_GAP, 3), bool)  # along rows, along columns
+    gaps = sum(slim.sum() - ndimage.label(ndimage.binary_closing(dashes, window), EIGHT)[1] for window in windows)
+    if gaps < DASHES:
+        return mask
+    bridged = np.logical_or(*(ndimage.binary_closing(pieces, window) for window in windows))
+    return mask | bridged[MAX_GAP:-MAX_GAP, MAX_GAP:-MAX_GAP]
 
 
 def _without(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
