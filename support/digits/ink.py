@@ -55,11 +55,8 @@ def open_picture(path: str | Path) -> Picture:
     """The first frame of any picture that Pillow reads, at most MAX_PIXELS large. Raises PictureError."""
     limit = f"expected at most {MAX_PIXELS:,}, and {MAX_SIDE:,} a side: make it smaller, 1,000 a side are plenty"
     try:
-        status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for who writes into it
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a FIFO would wait for who writes into it
             raise PictureError("is not a file; expected a picture")
-        if status.st_size == 0:
-            raise PictureError("is empty; expected a picture")
         Image.init()
         formats = [name for name in Image.ID if name != "EPS"]  # which Pillow hands to another program, Ghostscript
         with warnings.catch_warnings():
@@ -75,8 +72,6 @@ def open_picture(path: str | Path) -> Picture:
                 return Picture(flatten(image), *((height, width) if on_its_side else (width, height)))
     except PictureError:
         raise
-    except FileNotFoundError:
-        raise PictureError("not found") from None
     except (MemoryError, Image.DecompressionBombError):  # Pillow looks before the size is known here
         raise PictureError(f"is too large; {limit}") from None
     except Image.UnidentifiedImageError:
@@ -432,13 +427,10 @@ def normalize(glyph: np.ndarray) -> np.ndarray:
     """
     fine = _set_thickness(fit(glyph, FINE) > 127)
     small = fit(fine, BOX)
-    rows, columns = small.shape
-    mass = small.sum(dtype=float)
-    top = round(SIZE / 2 - (small.sum(1) @ np.arange(rows)) / mass)
-    left = round(SIZE / 2 - (small.sum(0) @ np.arange(columns)) / mass)
-    top, left = min(max(top, 0), SIZE - rows), min(max(left, 0), SIZE - columns)
+    begins = (round(SIZE / 2 - centre) for centre in ndimage.center_of_mass(small))
+    top, left = (min(max(begin, 0), SIZE - side) for begin, side in zip(begins, small.shape, strict=True))
     result = np.zeros((SIZE, SIZE), np.uint8)
-    result[top : top + rows, left : left + columns] = small
+    result[top : top + small.shape[0], left : left + small.shape[1]] = small
     return result
 
 

@@ -100,7 +100,7 @@ def _underlines(lines: list[Line], figure: np.ndarray) -> list[Line]:
     7 or 5.
     """
     rows, columns = extent(figure)
-    height = rows.stop - rows.start
+    height, reached = rows.stop - rows.start, ndimage.binary_dilation(figure, EIGHT, iterations=3)
     found = []
     for line in lines:
         level = round(line.pixels.nonzero()[0].mean())
@@ -109,16 +109,11 @@ def _underlines(lines: list[Line], figure: np.ndarray) -> list[Line]:
         if line.start > beside.start or line.stop < beside.stop or line.stop - line.start < 0.8 * height:
             continue
         longer = columns.start - line.start + line.stop - columns.stop > TOE * height
-        apart = not _touches(line, figure)
+        apart = not (line.pixels & reached).any()
         share_above = figure[:level].sum() / figure.sum()
         if (share_above > 0.85 and (longer or apart)) or (share_above < 0.15 and longer and apart):
             found.append(line)
     return found
-
-
-def _touches(line: Line, figure: np.ndarray) -> bool:
-    """Whether a line hangs together with a figure (H, W) that was found without it."""
-    return bool((ndimage.binary_dilation(figure, EIGHT, iterations=3) & line.pixels).any())
 
 
 def _frames(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
