@@ -116,7 +116,7 @@ def save_result(files: RunFiles, network: nn.Module, history: History, arrays: d
 
 
 def read_weights(path: Path) -> State:
-    """Of a finished run: "network" (a state_dict), "model", "name", "classes", "digest", "history". Raises UserError."""
+    """Of a finished run "network" (a state_dict), "model", "name", "classes", "digest", "history". Raises UserError."""
     needed = ("network", "model", "name", "classes", "digest", "history")
     return read_state(path, needed, "expected NAME.weights.pt, as main.py leaves it in checkpoints/")
 
