@@ -7,7 +7,7 @@ augmenting, normalizing) happens to a whole batch at a time, on the device where
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ MNIST_SHA256 = {  # of the decoded images and labels, see MNIST.sha256
     "test": "c3f9adf9c66efb572b1f9326c3a511b45910c7173b97be66ceceeeeaef6b802b",
 }
 
+Loader = Iterable[tuple[Tensor, Tensor]]  # images (B, 1, 32, 32) and labels (B,), as a DataLoader gives them
 Strength = bool | float | tuple[float, float]
 Augment = Strength | Callable[[Tensor], Tensor]
 
@@ -109,7 +110,7 @@ class MNIST(Dataset):
             images = warp(images, draw_affine(len(index), self.augment, images.device))
         return network_input(images), self.labels[index]
 
-    def in_order(self, count: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def in_order(self, count: int, batch_size: int) -> Loader:
         """The first `count` images in batches of one size, at most `batch_size`: one left over has no variance."""
         indices = torch.arange(min(count, len(self)))
         return map(self.__getitem__, indices.tensor_split(max(1, math.ceil(len(indices) / batch_size))))

@@ -16,10 +16,9 @@ import argparse
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,8 @@ from torch.optim import SGD, Optimizer, lr_scheduler, swa_utils
 from tqdm import tqdm
 
 import plot
-from dataset import MEAN, MIN_CROP, MNIST, MNIST_SHA256, PADDING, ROTATION, STD, TRANSLATION, draw_affine, warp
-from model import MODELS, count_parameters
+from dataset import MEAN, MIN_CROP, MNIST, MNIST_SHA256, PADDING, ROTATION, STD, TRANSLATION, Loader, draw_affine, warp
+from model import MODELS, build, count_parameters
 from support.compute import GraphedStep, check_logits, describe, distributed, fast_layers_in, graphed
 from support.data import data_warnings, find_data
 from support.run import Callback, History, checkpoint, history, result
@@ -53,8 +52,6 @@ AUGMENT = (0.0, 1.0)  # each image at its own strength: some nearly as they are,
 
 TEST_BATCH = 1000  # only a matter of speed and memory: what is measured does not depend on it
 
-Loader = Iterable[tuple[Tensor, Tensor]]  # images (B, 1, 32, 32) and labels (B,), as a DataLoader gives them
-
 
 def option(default: Any, text: str, kind: Callable[[Any], Any] = str) -> Any:
     """A field of Settings: what --help says of it; and `kind`, which converts and checks a word or a number."""
@@ -63,12 +60,10 @@ def option(default: Any, text: str, kind: Callable[[Any], Any] = str) -> Any:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is told. What differs from the defaults names the run. Raises UserError where a value is no use.
-
-    augment: True, or a function of one's own, see `MNIST`; a history keeps its name.
-    """
+    """What a run is told. What differs from the defaults names the run. Raises UserError where a value is no use."""
 
     model: str = option("", f"the network: {', '.join(MODELS)}")
+    # True, or a function of one's own, see `MNIST`; a history keeps its name
     augment: Any = option(False, "rotate, translate and crop the training images", bool)  # noqa: RUF009
     epochs: int = option(50, "passes over the training set", number(int, 1, 10**6))
     batch_size: int = option(128, "of all processes", number(int, 1, 10**6))
@@ -213,7 +208,7 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
         train_set, test_set, data = distributed.main_decides(lambda: load_data(settings))
         train_set.to(device), test_set.to(device)
         torch.manual_seed(seed_of(WEIGHTS, settings.seed))
-        network, shape = build_network(settings.model, data["classes"]), train_set[0][0].shape
+        network, shape = build(settings.model, data["classes"]), train_set[0][0].shape
         layers = describe(network, shape)
         check_logits(network, shape, data["classes"])
         distributed.check_batch_size(settings.batch_size, len(train_set), network)
@@ -272,12 +267,6 @@ def load_data(settings: Settings) -> tuple[MNIST, MNIST, History]:
     return train_set, test_set, data | {"train_sha256": train_set.sha256(), "test_sha256": test_set.sha256()}
 
 
-def build_network(model: str, classes: int) -> nn.Module:
-    """A network of MODELS, which is told of the classes where there are not ten, if it takes them."""
-    tell = classes != 10 and "classes" in signature(MODELS[model]).parameters
-    return MODELS[model](classes=classes) if tell else MODELS[model]()
-
-
 def train_and_test(training: Training, test_set: MNIST, epoch: int, settings: Settings) -> dict[str, float]:
     """One epoch, counted from 1; its metrics by their names in `history.LISTS`. Raises UserError where it diverges."""
     started, rate = time.perf_counter(), training.scheduler.get_last_lr()[0]
@@ -327,17 +316,6 @@ def finish(files: checkpoint.RunFiles, training: Training, test_set: MNIST, reco
     files.checkpoint.unlink()
 
 
-def load_network(path: Path) -> tuple[str, nn.Module]:
-    """The name of a finished run and its network, in evaluation mode, from its weights. Raises UserError."""
-    state = checkpoint.read_weights(path)
-    if state["model"] not in MODELS:
-        model = printable(state["model"])
-        raise UserError(f"{printable(path)}: holds weights of {model}; known are {', '.join(MODELS)}")
-    network = build_network(state["model"], state["classes"])
-    checkpoint.restore(state, path, {"network": network})
-    return state["name"], network.eval()
-
-
 def main(argv: list[str] | None = None, callback: Callback = Callback()) -> None:  # noqa: B008
     """Run the command line. Raises SystemExit for whatever ends it early, with a status as `run_command` gives it."""
     run_command(lambda: command(argv, callback))
@@ -358,7 +336,7 @@ def command(argv: list[str] | None, callback: Callback) -> None:
     if not arguments.test_only:
         run(Settings(**{name: getattr(arguments, name) for name in DEFAULTS}), callback)
         return
-    (name, network), source = load_network(Path(arguments.weights)), find_data(arguments.data_dir)
+    (name, network), source = checkpoint.load_network(build, Path(arguments.weights)), find_data(arguments.data_dir)
     test_set, device = MNIST(source.test), distributed.choose_device(arguments.device)
     loss, accuracy = test(network.to(device), test_set.to(device))
     print(f"{printable(name)} on {len(test_set):,} test images, {printable(source.found)}")

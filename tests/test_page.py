@@ -21,8 +21,7 @@ from torch import nn
 
 from model import LeNet5
 from predict import load_network, recognize
-from support.digits import judge, normalize, turn, write_page
-from support.digits.ink import glyph_of
+from support.digits import Glyph, judge, normalize, turn, write_page
 from support.terminal import UserError
 from tests.test_ink import blotted
 
@@ -183,7 +182,7 @@ def test_what_is_drawn_is_read_as_predict_reads_it(stroke, pen, box, warned, ope
     draw(page, stroke, box)
     assert page.execute_script("return strokes[0].pen") == (0.025, 0.05, 0.1)[pen]
     ink = np.reshape(settled(page).execute_script("return Array.from(inkMask().values)"), (512, 512))
-    digit = judge(glyph_of(ink > 0), lambda glyph: recognize(glyph, load_network(WEIGHTS)[1]))
+    digit = judge(Glyph(ink > 0), lambda glyph: recognize(glyph, load_network(WEIGHTS)[1]))
     assert np.abs(np.reshape(canvases(page, "#seen"), (28, 28)) - digit.prepared.astype(int)).max() <= 2  # of 255
     for degrees in (-10, 10):
         turned = page.execute_script(f"return Array.from(normalize(turn(crop(inkMask()), {degrees})).values)")

@@ -112,7 +112,7 @@ def test_doubt_is_said(command):
 )
 def test_with_a_line_and_without_it_the_answer_that_is_like_a_digit_counts(without, whole, answer, said):
     """Read as 7 without the line and 2 with it."""
-    glyph = ink.glyph_of(np.triu(np.ones((100, 60), bool)) & ~np.triu(np.ones((100, 60), bool), 8))
+    glyph = ink.Glyph(np.triu(np.ones((100, 60), bool)) & ~np.triu(np.ones((100, 60), bool), 8))
 
     def recognize(one: ink.Glyph) -> list[float]:
         sure, digit = (without, 7) if one.whole else (whole, 2)
@@ -178,8 +178,8 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_read(command):
     Image.new("1", (300, 300), 1).save("blank.png")
     Image.new("1", (14_000, 14_000)).save("huge.png")  # Pillow itself refuses these
     problems = {"truncated.jpg": "truncated", "four.eps": "is not a picture", "text.png": "is not a picture"}
-    problems |= {"nothing.png": "is empty", "blank.png": "ink", "huge.png": f"{ink.MAX_PIXELS:,}"}
-    problems |= {"missing.png": "not found", "line\nbreak\x1b.png": "not found"}
+    problems |= {"nothing.png": "is not a picture", "blank.png": "ink", "huge.png": f"{ink.MAX_PIXELS:,}"}
+    problems |= {"missing.png": "No such file", "line\nbreak\x1b.png": "No such file"}
     status, out, error = command("one.png", *problems, "seven.jpg")
     assert status == 2
     width = max(len(printable(name)) for name in ("one.png", *problems, "seven.jpg"))

@@ -26,9 +26,8 @@ UNFILTERED = 2**20  # bytes of lines at a time: what they need then stays in the
 
 _NAME = re.compile(r"(?:([0-9]{1,18})_([0-9]{1,3})|([0-9]{1,18})|.*)\.png", re.IGNORECASE | re.DOTALL)
 _FOLDER = re.compile(r"(?:.*/)?([0-9]{1,3})/[^/]*", re.DOTALL)  # whose name is the label of its images
-_NO_IMAGE = re.compile(  # hidden, in a hidden folder, or what systems and people put beside images
-    r"(?is)(.*/)?(\._[^/]*|\.(?!\.?/)[^/]*/.*|(\.[^/]*|thumbs\.db|desktop\.ini|(readme|licen[cs]e)(\.[^/]*)?)(?<!\.png))"
-)
+# Hidden, in a hidden folder, or what systems and people put beside images.
+_NO_IMAGE = re.compile(r"(?is)(.*/)?(\.(?!\.?/).*|thumbs\.db|desktop\.ini|(readme|licen[cs]e)(\.[^/]*)?)")
 _PAX_RECORD = re.compile(rb"^([0-9]+) (path|size|GNU\.sparse[^=\n]*)=", re.MULTILINE)  # of those that say what follows
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _ABOUT_NEXT = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME)

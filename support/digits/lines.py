@@ -100,7 +100,7 @@ def _underlines(lines: list[Line], figure: np.ndarray) -> list[Line]:
     7 or 5.
     """
     rows, columns = extent(figure)
-    height = rows.stop - rows.start
+    height, reached = rows.stop - rows.start, ndimage.binary_dilation(figure, EIGHT, iterations=3)
     found = []
     for line in lines:
         level = round(line.pixels.nonzero()[0].mean())
@@ -109,16 +109,11 @@ def _underlines(lines: list[Line], figure: np.ndarray) -> list[Line]:
         if line.start > beside.start or line.stop < beside.stop or line.stop - line.start < 0.8 * height:
             continue
         longer = columns.start - line.start + line.stop - columns.stop > TOE * height
-        apart = not _touches(line, figure)
+        apart = not (line.pixels & reached).any()
         share_above = figure[:level].sum() / figure.sum()
         if (share_above > 0.85 and (longer or apart)) or (share_above < 0.15 and longer and apart):
             found.append(line)
     return found
-
-
-def _touches(line: Line, figure: np.ndarray) -> bool:
-    """Whether a line hangs together with a figure (H, W) that was found without it."""
-    return bool((ndimage.binary_dilation(figure, EIGHT, iterations=3) & line.pixels).any())
 
 
 def _frames(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
@@ -230,12 +225,12 @@ def _bridge_dashes(mask: np.ndarray) -> np.ndarray:
         return mask
     short = length <= 1.5 * length[slim].max()
     dashes, pieces = (np.pad(np.insert(kind, 0, False)[numbers], MAX_GAP) for kind in (slim, short))
-    bridged = mask
-    for window in (np.ones((3, MAX_GAP), bool), np.ones((MAX_GAP, 3), bool)):  # along rows, along columns
-        joined = ndimage.binary_closing(dashes, window)
-        if slim.sum() - ndimage.label(joined, EIGHT)[1] >= DASHES:
-            bridged = bridged | ndimage.binary_closing(pieces, window)[MAX_GAP:-MAX_GAP, MAX_GAP:-MAX_GAP]
-    return bridged
+    windows = np.ones((3, MAX_GAP), bool), np.ones((MAX_GAP, 3), bool)  # along rows, along columns
+    gaps = sum(slim.sum() - ndimage.label(ndimage.binary_closing(dashes, window), EIGHT)[1] for window in windows)
+    if gaps < DASHES:
+        return mask
+    bridged = np.logical_or(*(ndimage.binary_closing(pieces, window) for window in windows))
+    return mask | bridged[MAX_GAP:-MAX_GAP, MAX_GAP:-MAX_GAP]
 
 
 def _without(mask: np.ndarray, lines: list[Line]) -> np.ndarray:

@@ -19,8 +19,9 @@ from support.terminal import UserError, printable
 
 TEMPLATE = Path(__file__).with_name("draw.html")
 SLOT = ">WEIGHTS<"  # stands once in the template
-LENET = ("c1", "c3", "c5", "f6", "f7")
-NORMS = ("norm1", "norm3", "norm5", "norm6")
+CONVOLUTIONS, POOLED = ("c1", "c3", "c5"), ("c1", "c3")
+LENET = (*CONVOLUTIONS, "f6", "f7")
+NORMS = {"c1": "norm1", "c3": "norm3", "c5": "norm5", "f6": "norm6"}
 MLP = ("f1", "f2", "f3", "f4")
 CLASSES = 10
 AGREEMENT = 1e-4  # of the largest logit: float32 rounds to 1e-6 of it, another activation changes half of it
@@ -38,8 +39,8 @@ def write_page(path: str | Path, name: str, network: nn.Module) -> None:
         layers = dict.fromkeys(key.rpartition(".")[0] for key in network.state_dict())
         raise UserError(
             f"--page: the page cannot compute {printable(name)}, whose layers are {printable(', '.join(layers))}\n"
-            f"expected LeNet-5 ({', '.join(LENET)}, with or without {', '.join(NORMS)}) or the MLP ({', '.join(MLP)}), "
-            f"with ReLU and {CLASSES} logits"
+            f"expected LeNet-5 ({', '.join(LENET)}, with or without {', '.join(NORMS.values())}) "
+            f"or the MLP ({', '.join(MLP)}), with ReLU and {CLASSES} logits"
         )
     data = {"name": name, "layers": _encode(network.state_dict())}
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # no text in it may end the script element
@@ -62,25 +63,21 @@ def _page_computes(network: nn.Module) -> bool:
 def page_logits(parameters: dict[str, Tensor], images: Tensor) -> Tensor:
     """What `network` in draw.html computes: float32 (B, 1, 32, 32) -> (B, 10)."""
 
-    def of(layer: str) -> tuple[Tensor, Tensor]:
-        return parameters[f"{layer}.weight"], parameters[f"{layer}.bias"]
+    def of(layer: str, *names: str) -> list[Tensor]:
+        return [parameters[f"{layer}.{name}"] for name in names]
 
-    def norm(x: Tensor, layer: str) -> Tensor:
-        if f"{layer}.weight" not in parameters:
-            return x
-        mean, variance = parameters[f"{layer}.running_mean"], parameters[f"{layer}.running_var"]
-        return F.batch_norm(x, mean, variance, *of(layer), eps=1e-5)
-
-    if "f1.weight" in parameters:
-        x = images.flatten(1)
-        for layer in MLP[:-1]:
-            x = F.relu(F.linear(x, *of(layer)))
-        return F.linear(x, *of(MLP[-1]))
-    x = F.relu(norm(F.max_pool2d(F.conv2d(images, *of("c1")), 2), "norm1"))
-    x = F.relu(norm(F.max_pool2d(F.conv2d(x, *of("c3")), 2), "norm3"))
-    x = F.relu(norm(F.conv2d(x, *of("c5")).flatten(1), "norm5"))
-    x = F.relu(norm(F.linear(x, *of("f6")), "norm6"))
-    return F.linear(x, *of("f7"))
+    x, layers = images, LENET if "c1.weight" in parameters else MLP
+    for layer in layers:
+        weight, bias = of(layer, "weight", "bias")
+        x = F.conv2d(x, weight, bias) if layer in CONVOLUTIONS else F.linear(x.flatten(1), weight, bias)
+        if layer in POOLED:
+            x = F.max_pool2d(x, 2)
+        if f"{NORMS.get(layer)}.weight" in parameters:
+            mean, variance, scale, shift = of(NORMS[layer], "running_mean", "running_var", "weight", "bias")
+            x = F.batch_norm(x, mean, variance, scale, shift)
+        if layer != layers[-1]:
+            x = F.relu(x)
+    return x
 
 
 def _encode(parameters: dict[str, Tensor]) -> dict[str, dict[str, dict]]:

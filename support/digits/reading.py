@@ -36,18 +36,13 @@ class Digit:
     probabilities: list[float]  # of the classes in their order
     warnings: list[str]
 
+    def __post_init__(self) -> None:
+        self.digit, self.probability = int(np.argmax(self.probabilities)), max(self.probabilities)
+
     @property
     def prepared(self) -> np.ndarray:
         """What the network saw of it as it stands: uint8 (28, 28)."""
         return normalize(self.glyph.mask)
-
-    @property
-    def digit(self) -> int:
-        return int(np.argmax(self.probabilities))
-
-    @property
-    def probability(self) -> float:
-        return max(self.probabilities)
 
 
 @dataclass

@@ -6,7 +6,7 @@ output_dir/NAME.npz .json .png   its result
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -116,12 +116,20 @@ def save_result(files: RunFiles, network: nn.Module, history: History, arrays: d
 
 
 def read_weights(path: Path) -> State:
-    """Weights of a finished run: "network", a state_dict, and "model", "name", "classes", "digest" and "history".
-
-    Raises UserError if the file is anything else.
-    """
+    """Of a finished run "network" (a state_dict), "model", "name", "classes", "digest", "history". Raises UserError."""
     needed = ("network", "model", "name", "classes", "digest", "history")
     return read_state(path, needed, "expected NAME.weights.pt, as main.py leaves it in checkpoints/")
+
+
+def load_network(build: Callable[[str, int], nn.Module], path: Path) -> tuple[str, nn.Module]:
+    """The name of a finished run and its network, `build(model, classes)` in evaluation mode. Raises UserError."""
+    state = read_weights(path)
+    try:
+        network = build(state["model"], state["classes"])
+    except KeyError:
+        raise UserError(f"{printable(path)}: holds weights of {printable(state['model'])}, no network here") from None
+    restore(state, path, {"network": network})
+    return state["name"], network.eval()
 
 
 def read_state(path: Path, needed: tuple[str, ...], advice: str) -> State:
