@@ -73,9 +73,9 @@ def test_the_longest_name_is_a_name_of_a_file():
     assert len(f".{name}.weights.pt.{2**22}.partial".encode()) <= 255
 
 
-@pytest.mark.parametrize("name", ["", ".a", "-a", "a/b", "a b", "a\n", "a.weights", "a" * 101, "\udcff"])
-def test_what_is_no_name(name):
-    assert "name" in refused(history.check_name, name)
+def test_what_is_no_name():
+    for name in ("", ".a", "-a", "a/b", "a b", "a\n", "a.weights", "a" * 101, "\udcff"):
+        assert "name" in refused(history.check_name, name)
 
 
 def test_a_digest_is_of_everything_but_the_seconds():
