@@ -10,7 +10,7 @@ import contextlib
 import math
 import stat
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -117,41 +117,49 @@ def _scale(image: Image.Image, longer: int, filter: Image.Resampling) -> Image.I
 
 # --- sheets: on what paper the ink stands -----------------------------------------------------------------------------
 
-Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, the last two behind the last pixel
 MIN_SHEET = 24  # pixels of MIDDLE
 EDGE = 0.035  # of full brightness, a pixel: what changes faster is an edge, unless the picture is noisy
+OTHER_COLOUR = 0.12  # of the lighter one
+RECTANGLE = 0.8  # of the smallest rectangle round it; an ellipse covers 0.785
 
 
-@dataclass
-class Sheet:
-    """A part of a picture with paper of its own: a slip on a table, the inside of a frame, or the whole."""
+def find_sheets(picture: Image.Image) -> list[np.ndarray]:
+    """The innermost parts of an RGB picture that have paper of their own and something on it: bool (H, W), in no order.
 
-    pixels: Image.Image  # RGB, its longer side WORKING pixels
-    inside: np.ndarray  # bool (H, W): which of its pixels belong to it
-    box: Box  # where it was cut out
-
-
-def find_sheets(picture: Image.Image) -> list[Sheet]:
-    """The innermost sheets of an RGB picture that have something on them, in no order; not nearly all of it.
-
-    Edges divide the picture into smooth regions. A sheet is one that has straight sides and surrounds something.
+    That is a slip on a table or a square on a screen, not nearly all of the picture. Edges divide the picture into
+    smooth regions; a sheet is a rectangular one that surrounds something and has another colour than what is round it.
     """
     small = _scale(picture, MIDDLE, Image.Resampling.BOX)
     pixels = np.asarray(small, np.float32)
     regions, _ = ndimage.label(_smooth(small))
     found = []
     for number, box in enumerate(ndimage.find_objects(regions), 1):
-        if min(part.stop - part.start for part in box) < MIN_SHEET:
-            continue
         region = regions[box] == number
         filled = ndimage.binary_fill_holes(region)
-        if _surrounds_something(region, filled) and lines.has_straight_sides(filled):
-            mask = np.zeros(regions.shape, bool)
-            mask[box] = filled
-            if _stands_out(pixels, mask):
-                found.append(mask)
+        covered = region.sum() / filled.sum()  # by paper, not by what stands on it
+        if min(region.shape) < MIN_SHEET or not 0.4 <= covered < 0.97 or not _is_rectangle(filled):
+            continue
+        mask = np.zeros(regions.shape, bool)
+        mask[box] = filled
+        distance = ndimage.distance_transform_edt(~mask)
+        around, paper = pixels[(distance >= 4) & (distance < 8)], np.median(pixels[box][region], axis=0)
+        differs = np.abs(around - paper).max(1) > OTHER_COLOUR * np.maximum(around, paper).max(1).clip(64)
+        if region.size <= 0.9 * mask.size and differs.mean() > 0.75:
+            found.append(mask)
     innermost = [mask for mask in found if not any(other is not mask and (other <= mask).all() for other in found)]
-    return [_cut_out(picture, mask) for mask in innermost if mask[extent(mask)].size <= 0.9 * mask.size]
+    inner = [Image.fromarray(ndimage.binary_erosion(mask)) for mask in innermost]  # the edge is blurred
+    return [np.asarray(mask.resize(picture.size, Image.Resampling.NEAREST)) for mask in inner]
+
+
+def _is_rectangle(mask: np.ndarray) -> bool:
+    """Whether a mask (h, w) without holes nearly fills the smallest rectangle round it, however that is turned."""
+    points = np.argwhere(mask & ~ndimage.binary_erosion(mask))
+    angles = np.deg2rad(np.arange(0, 90, 3))
+    along, against = (
+        np.ptp(points @ axes, axis=0) + 1
+        for axes in ([np.cos(angles), np.sin(angles)], [-np.sin(angles), np.cos(angles)])
+    )
+    return bool(mask.sum() > RECTANGLE * (along * against).min())
 
 
 def _smooth(picture: Image.Image) -> np.ndarray:
@@ -163,88 +171,57 @@ def _smooth(picture: Image.Image) -> np.ndarray:
     return change < max(EDGE / 2, 4 * np.median(change), 0.1 * np.quantile(change, 0.995))
 
 
-def _surrounds_something(region: np.ndarray, filled: np.ndarray) -> bool:
-    """Whether the larger part is paper, and what it surrounds is not small against it."""
-    if region.sum() < 0.4 * filled.sum():
-        return False
-    holes, _ = ndimage.label(ndimage.binary_opening(filled & ~region, iterations=2))  # edges of ink are 5 pixels wide
-    sides = [max(part.stop - part.start for part in box) for box in ndimage.find_objects(holes)]
-    return max(sides, default=0) > max(0.15 * min(region.shape), 8)
-
-
-def _stands_out(pixels: np.ndarray, mask: np.ndarray) -> bool:
-    """Whether the paper under a mask (h, w) is of another colour than what lies round it, pixels (h, w, 3)."""
-    outside = ndimage.distance_transform_edt(~mask)
-    inside = ndimage.distance_transform_edt(mask)
-    rings = (outside >= 4) & (outside < 8), (inside >= 2) & (inside < 6)
-    if not all(ring.any() for ring in rings):
-        return False
-    paper = np.median(pixels[rings[1]], axis=0)
-    around = pixels[rings[0]]
-    light = np.maximum(around, paper).max(1).clip(64)
-    return bool((np.abs(around - paper).max(1) > OTHER_COLOUR * light).mean() > 0.75)
-
-
-OTHER_COLOUR = 0.12  # of the lighter one
-
-
-def _cut_out(picture: Image.Image, mask: np.ndarray) -> Sheet:
-    """The part of the picture under a mask (h, w), MIDDLE pixels large, less its edges."""
-    eroded = Image.fromarray(ndimage.binary_erosion(mask))  # the edge is blurred
-    large = eroded.resize(picture.size, Image.Resampling.NEAREST)
-    box = large.getbbox() or (0, 0, *picture.size)
-    pixels = _scale(picture.crop(box), WORKING, Image.Resampling.BICUBIC)
-    inside = large.crop(box).resize(pixels.size, Image.Resampling.NEAREST)
-    return Sheet(pixels, np.asarray(inside, bool), box)
-
-
 # --- from a sheet to its ink ------------------------------------------------------------------------------------------
 
 
-def ink_signal(sheet: Sheet) -> np.ndarray:
+def ink_signal(picture: Image.Image, sheet: np.ndarray) -> np.ndarray:
     """How much each pixel differs from its paper towards the ink: float (H, W), paper around 0, 0 outside the sheet.
 
     Light and paper come first: a smooth surface through most of the pixels. What differs from it does so along a line
     in colour space, from paper to ink; ink is the end of it where the few are.
     """
-    paper = _paper(sheet)
+    rows, columns = extent(sheet)
+    part, inside = picture.crop((columns.start, rows.start, columns.stop, rows.stop)), sheet[rows, columns]
+    paper = _paper(part, inside)
     # relative to the light there; below a quarter of full brightness noise would grow more than ink
     light = np.maximum(paper.mean(2), 64)
-    difference = np.asarray(sheet.pixels.filter(ImageFilter.GaussianBlur(1)), np.float32) - paper
+    difference = np.asarray(part.filter(ImageFilter.GaussianBlur(1)), np.float32) - paper
     some = (slice(None, None, 4), slice(None, None, 4))
-    flat = (difference[some] / light[some][..., None])[sheet.inside[some]].astype(np.float64)
+    flat = (difference[some] / light[some][..., None])[inside[some]].astype(np.float64)
     axis = np.linalg.eigh(flat.T @ flat)[1][:, -1]
     signal = difference @ axis.astype(np.float32) / light
     signal *= np.sign(((flat @ axis) ** 3).sum()) or 1
-    values = signal[some][sheet.inside[some]]
+    values = signal[some][inside[some]]
     signal -= np.median(values[np.abs(values) <= np.median(np.abs(values))])
-    return np.where(sheet.inside, signal, 0)
+    result = np.zeros(sheet.shape, np.float32)
+    result[rows, columns] = np.where(inside, signal, 0)
+    return result
 
 
-def _paper(sheet: Sheet) -> np.ndarray:
-    """The smooth surface that most of the sheet's pixels lie on, as colours: float32 (H, W, 3).
+def _paper(picture: Image.Image, inside: np.ndarray) -> np.ndarray:
+    """The smooth surface that most of the pixels `inside` (H, W) lie on, as colours: float32 (H, W, 3).
 
     A polynomial of degree 3 at most in x and y. It starts from the plane through most of the outermost pixels: a digit
     that fills the picture would else be taken for the paper.
     """
-    coarse = np.asarray(_scale(sheet.pixels, COARSE, Image.Resampling.BOX), np.float64)
+    coarse = np.asarray(_scale(picture, COARSE, Image.Resampling.BOX), np.float64)
     (height, width, _), colours = coarse.shape, coarse.reshape(-1, 3)
-    shares = Image.fromarray(sheet.inside).convert("L").resize((width, height), Image.Resampling.BOX)
+    shares = Image.fromarray(inside).convert("L").resize((width, height), Image.Resampling.BOX)
     mask = np.asarray(shares) == 255
-    inside, rim = mask.ravel(), (mask & ~ndimage.binary_erosion(mask)).ravel()
+    within, rim = mask.ravel(), (mask & ~ndimage.binary_erosion(mask)).ravel()
     y, x = ((2 * index + 1) / side - 1 for index, side in zip(np.indices(mask.shape), mask.shape, strict=True))
     # across a picture so narrow that the stroke of a 1 may fill it only a plane: a curve would follow the stroke
     most_i, most_j = 1 if height > 2 * width else 3, 1 if width > 2 * height else 3
     powers = [(i, total - i) for total in range(4) for i in range(total + 1) if i <= most_i and total - i <= most_j]
     terms = np.stack([(x**i * y**j).ravel() for i, j in powers], axis=1)
     surfaces = [np.tile(np.median(colours[rim], axis=0), (len(colours), 1))]
-    for degree, fitted, share in ((1, rim, 0.5), (1, inside, 0.3), (2, inside, 0.3), (3, inside, 0.3)):
+    for degree, fitted, share in ((1, rim, 0.5), (1, within, 0.3), (2, within, 0.3), (3, within, 0.3)):
         used = terms[:, : sum(i + j <= degree for i, j in powers)]
         surfaces.append(used @ _fit_surface(used[fitted], colours[fitted], surfaces[-1][fitted], share))
     near = [1 / (1 + (np.linalg.norm(colours - surface, axis=1) / NEAR) ** 2) for surface in surfaces]
-    best = surfaces[int(np.argmax([one[inside].mean() + 2 * one[rim].mean() for one in near]))]
+    best = surfaces[int(np.argmax([one[within].mean() + 2 * one[rim].mean() for one in near]))]
     channels = (Image.fromarray(channel.reshape(height, width).astype(np.float32)) for channel in best.T)
-    large = (channel.resize(sheet.pixels.size, Image.Resampling.BICUBIC) for channel in channels)
+    large = (channel.resize(picture.size, Image.Resampling.BICUBIC) for channel in channels)
     return np.stack([np.asarray(channel) for channel in large], 2)
 
 
@@ -304,46 +281,21 @@ def _threshold(signal: np.ndarray, possible: np.ndarray) -> float:
 class Glyph:
     """Ink that may be a digit: a connected piece, or several that stand close."""
 
-    mask: np.ndarray  # bool (h, w), cut out tightly
-    at: tuple[slice, slice]  # rows and columns of the sheet
-    scale: float = 1  # of the picture, a pixel of the mask
-    box: tuple[float, float, float, float] = (0, 0, 0, 0)  # in the picture: left, top, right, bottom
+    ink: np.ndarray  # bool (H, W) of the picture
     cut: bool = False  # something that hung together with it was taken away
     whole: "Glyph | None" = None  # with that, if it may be a part of the digit
 
-    @property
-    def height(self) -> int:
-        return self.mask.shape[0]
+    def __post_init__(self) -> None:
+        self.at = extent(self.ink)  # its rows and columns
+        self.mask = self.ink[self.at]
+        self.height, self.width = self.mask.shape
+        self.side, self.mass = max(self.mask.shape), int(self.mask.sum())
 
     @property
-    def width(self) -> int:
-        return self.mask.shape[1]
-
-    @property
-    def side(self) -> int:
-        return max(self.mask.shape)
-
-    @property
-    def mass(self) -> int:
-        return int(self.mask.sum())
-
-    def on(self, shape: tuple[int, int]) -> np.ndarray:
-        """Its ink on a sheet of that shape: bool (H, W)."""
-        result = np.zeros(shape, bool)
-        result[self.at] = self.mask
-        return result
-
-
-def glyph_of(mask: np.ndarray) -> Glyph:
-    """The glyph of a mask (H, W), not empty, that begins where its sheet does."""
-    at = extent(mask)
-    return Glyph(mask[at], at)
-
-
-def _on_one_sheet(one: Glyph, other: Glyph) -> tuple[np.ndarray, np.ndarray]:
-    """The masks of two glyphs on a sheet that is just large enough: bool (H, W), twice."""
-    shape = max(one.at[0].stop, other.at[0].stop), max(one.at[1].stop, other.at[1].stop)
-    return one.on(shape), other.on(shape)
+    def box(self) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom, the last two behind its last pixel."""
+        rows, columns = self.at
+        return columns.start, rows.start, columns.stop, rows.stop
 
 
 GRAIN = 2  # pixels: ink is connected across gaps up to this
@@ -356,23 +308,23 @@ BROAD = 0.2  # of a piece's longer side: strokes of markers
 FOOT = 0.45  # of a glyph's side: lines that go beyond it by so much, on both sides together, are none of its strokes
 
 
-def glyphs_on(sheet: Sheet) -> list[Glyph]:
-    """What may be digits on a sheet, the largest first. Raises PictureError if there is none."""
-    signal = ink_signal(sheet)
-    possible = sheet.inside.copy()
+def glyphs_on(picture: Image.Image, sheet: np.ndarray) -> list[Glyph]:
+    """What may be digits on a sheet (H, W), the largest first. Raises PictureError if there is none."""
+    signal = ink_signal(picture, sheet)
+    possible = sheet.copy()
     mask = taken = np.zeros_like(possible)
     for share in (PALE, 1, 1):  # what is left is looked at again: pencil may stand between printed lines
         level = _threshold(signal, possible)
         mask = possible & (signal > level)
-        found = lines.find_lines(possible & (signal > share * level), sheet.inside)
+        found = lines.find_lines(possible & (signal > share * level), sheet)
         if not found.any() or not any(True for _ in large_pieces(mask & ~found, LEGIBLE)):
             break
         mask, taken = mask & ~found, taken | found
         possible &= ~ndimage.binary_dilation(found, EIGHT, iterations=2) | mask
-    glyphs = _join(_pieces(mask & ~_faint_holes(mask, signal), sheet.inside))
+    glyphs = _join(_pieces(mask & ~_faint_holes(mask, signal), sheet))
     for glyph in glyphs if taken.any() else []:
         _find_what_was_taken(glyph, mask | taken)
-    return [_placed(glyph, sheet) for glyph in glyphs]
+    return glyphs
 
 
 def _find_what_was_taken(glyph: Glyph, ink: np.ndarray) -> None:
@@ -380,8 +332,7 @@ def _find_what_was_taken(glyph: Glyph, ink: np.ndarray) -> None:
 
     Lines that go far beyond what stands on them are none of its strokes.
     """
-    own = glyph.on(ink.shape)
-    whole = glyph_of(ndimage.binary_propagation(own, EIGHT, mask=ink | own))
+    whole = Glyph(ndimage.binary_propagation(glyph.ink, EIGHT, mask=ink | glyph.ink))
     glyph.cut = whole.mass > 1.02 * glyph.mass
     if glyph.cut and max(whole.width - glyph.width, whole.height - glyph.height) < FOOT * glyph.side:
         glyph.whole = whole
@@ -414,15 +365,10 @@ def _pieces(mask: np.ndarray, inside: np.ndarray) -> list[Glyph]:
     height, width = mask.shape
     coarse, _ = ndimage.label(lines.reduce(mask, GRAIN), EIGHT)
     numbers = coarse.repeat(GRAIN, 0).repeat(GRAIN, 1)[:height, :width] * mask
-    boxes = ndimage.find_objects(numbers)
-    pieces = [Glyph(numbers[at] == number, (at[0], at[1])) for number, at in enumerate(boxes, 1)]
-    pieces = sorted(pieces, key=lambda piece: -piece.mass)[:MAX_PIECES]
+    largest = np.argsort(-np.bincount(numbers.ravel())[1:])[:MAX_PIECES] + 1
+    pieces = [Glyph(numbers == number) for number in largest]
     rim, border = inside & ~ndimage.binary_erosion(inside), lines.near_edge(inside)
-    off_edge = [
-        piece
-        for piece in pieces
-        if rim[piece.at][piece.mask].sum() <= piece.side / 2 and border[piece.at][piece.mask].mean() <= 0.5
-    ]
+    off_edge = [piece for piece in pieces if rim[piece.ink].sum() <= piece.side / 2 and border[piece.ink].mean() <= 0.5]
     pieces = off_edge if any(piece.side >= LEGIBLE for piece in off_edge) else pieces
     if not any(piece.side >= LEGIBLE for piece in pieces):
         raise PictureError("nothing in it looks like ink, or it is too small to be read")
@@ -433,7 +379,7 @@ def _join(pieces: list[Glyph]) -> list[Glyph]:
     """The glyphs that the pieces make up, the largest first: the bar of a 5 often does not touch the rest."""
     glyphs = list(pieces)
     while pair := next((pair for pair in combinations(glyphs, 2) if _belong_together(*pair)), None):
-        glyphs = [glyph for glyph in glyphs if glyph not in pair] + [glyph_of(np.logical_or(*_on_one_sheet(*pair)))]
+        glyphs = [glyph for glyph in glyphs if glyph not in pair] + [Glyph(pair[0].ink | pair[1].ink)]
     return sorted(glyphs, key=lambda glyph: -glyph.mass)
 
 
@@ -446,32 +392,20 @@ def _belong_together(one: Glyph, other: Glyph) -> bool:
     narrow, wide = sorted((one.width, other.width))
     low, high = sorted((one.height, other.height))
     if low > 0.6 * high and across > -0.2 * narrow:  # side by side, both tall: two digits, or an open 4
-        ink, others = _on_one_sheet(one, other)
-        gap = ndimage.distance_transform_edt(~ink)[others].min() - 1
+        gap = ndimage.distance_transform_edt(~one.ink)[other.ink].min() - 1
         return bool(gap < OPEN * min(stroke_width(one.mask), stroke_width(other.mask)))
     both_whole = all(glyph.height > 0.9 * glyph.width for glyph in (one, other))
     return not (both_whole and narrow > 0.5 * wide and low > 0.6 * high and down > -0.2 * low)  # one above the other
 
 
 def find_glyphs(picture: Image.Image) -> list[Glyph]:
-    """All that may be digits in an RGB picture, the largest first. Raises PictureError if nothing may.
-
-    Their `box` lies in the picture, their mask at the scale at which they were found.
-    """
+    """All that may be digits in an RGB picture, the largest first. Raises PictureError if nothing may."""
     found: list[Glyph] = []
     for sheet in find_sheets(picture):
         with contextlib.suppress(PictureError):
-            found += glyphs_on(sheet)
-    whole = Sheet(picture, np.ones((picture.height, picture.width), bool), (0, 0, *picture.size))
-    return sorted(found or glyphs_on(whole), key=lambda glyph: -glyph.mass * glyph.scale**2)
-
-
-def _placed(glyph: Glyph, sheet: Sheet) -> Glyph:
-    """The glyph of a sheet, its box and scale in the picture."""
-    scale = (sheet.box[2] - sheet.box[0]) / sheet.pixels.width
-    left, top = sheet.box[0] + scale * glyph.at[1].start, sheet.box[1] + scale * glyph.at[0].start
-    box = (left, top, left + scale * glyph.width, top + scale * glyph.height)
-    return replace(glyph, box=box, scale=scale, whole=glyph.whole and _placed(glyph.whole, sheet))
+            found += glyphs_on(picture, sheet)
+    found = found or glyphs_on(picture, np.ones((picture.height, picture.width), bool))
+    return sorted(found, key=lambda glyph: -glyph.mass)
 
 
 def reading_order(glyphs: list[Glyph]) -> list[list[Glyph]]:

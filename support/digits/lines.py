@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import ConvexHull, QhullError
 
 BORDER = 10  # pixels from the edge of a sheet that count as the edge
 LEGIBLE = 16  # pixels: a digit has a side of at least that
@@ -25,7 +24,7 @@ SLENDER = 10  # times as long as thick is a line at least
 THIN = 0.12  # of the piece's longer side: what is thicker is no line
 MANY = 3  # so many lines from edge to edge are no digit
 TOE = 0.35  # of a digit's height: its foot goes beyond it by less, on both sides together
-OF_LINES = 0.4  # of the ink of a frame is found to be lines
+OF_LINES = 0.7  # of the ink of a frame is found to be lines; of an oval up to a half
 OVAL = 0.8  # times as wide as high is a 0 at most, most rings are more
 HELD = 0.3  # of a frame's shorter side: what is smaller may be a blot in a loop
 DASHES = 6  # gaps between so many make a broken line
@@ -135,12 +134,9 @@ def _frames(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
         held = [inner for inner in within if max(inner.shape) > HELD * min(high, wide)]
         if not held:
             continue
-        filled = ndimage.binary_fill_holes(piece)
-        if (filled & mask[box] & ~piece).any():
-            is_zero = wide < OVAL * high and not has_straight_sides(filled) and len(held) == 1 and is_stroke(held[0])
-        else:
-            is_zero = straight[box][piece].mean() < OF_LINES
-        if not is_zero:
+        closed = (ndimage.binary_fill_holes(piece) & mask[box] & ~piece).any()
+        is_zero = wide < OVAL * high and len(held) == 1 and is_stroke(held[0])
+        if straight[box][piece].mean() > OF_LINES or (closed and not is_zero):
             result[box] |= piece
     return result
 
@@ -230,12 +226,12 @@ def _bridge_dashes(mask: np.ndarray) -> np.ndarray:
         return mask
     short = length <= 1.5 * length[slim].max()
     dashes, pieces = (np.pad(np.insert(kind, 0, False)[numbers], MAX_GAP) for kind in (slim, short))
-    bridged = mask
-    for window in (np.ones((3, MAX_GAP), bool), np.ones((MAX_GAP, 3), bool)):  # along rows, along columns
-        joined = ndimage.binary_closing(dashes, window)
-        if slim.sum() - ndimage.label(joined, EIGHT)[1] >= DASHES:
-            bridged = bridged | ndimage.binary_closing(pieces, window)[MAX_GAP:-MAX_GAP, MAX_GAP:-MAX_GAP]
-    return bridged
+    windows = np.ones((3, MAX_GAP), bool), np.ones((MAX_GAP, 3), bool)  # along rows, along columns
+    gaps = sum(slim.sum() - ndimage.label(ndimage.binary_closing(dashes, window), EIGHT)[1] for window in windows)
+    if gaps < DASHES:
+        return mask
+    bridged = np.logical_or(*(ndimage.binary_closing(pieces, window) for window in windows))
+    return mask | bridged[MAX_GAP:-MAX_GAP, MAX_GAP:-MAX_GAP]
 
 
 def _without(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
@@ -296,20 +292,3 @@ def stroke_width(mask: np.ndarray) -> float:
 def is_stroke(mask: np.ndarray) -> bool:
     """Whether a piece (h, w) is a single straight stroke: no longer than from corner to corner."""
     return bool(mask.sum() < 1.1 * math.hypot(*mask.shape) * stroke_width(mask))
-
-
-def has_straight_sides(mask: np.ndarray) -> bool:
-    """Whether a mask (h, w) without holes is a polygon without notches: a rectangle, seen from aside, or cut off.
-
-    Its convex hull keeps nearly all of its area when it is reduced to six corners, those taken away first that stand
-    out least. An ellipse keeps 83 %.
-    """
-    try:
-        hull = ConvexHull(np.argwhere(mask & ~ndimage.binary_erosion(mask)))
-    except QhullError:  # it is but a line
-        return False
-    corners = hull.points[hull.vertices]
-    while len(corners) > 6:
-        (y, x), (down, across) = (np.roll(corners, 1, 0) - corners).T, (np.roll(corners, -1, 0) - corners).T
-        corners = np.delete(corners, np.abs(y * across - x * down).argmin(), 0)
-    return bool(ConvexHull(corners).volume >= 0.94 * hull.volume and mask.sum() >= 0.9 * hull.volume)

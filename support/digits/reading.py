@@ -79,7 +79,7 @@ class Reading:
 def choose(glyphs: list[Glyph], everything: bool) -> tuple[list[list[Glyph]], list[str]]:
     """The glyphs to read, row by row, of all that were found, the largest first; and what is doubtful so far."""
     glyphs = [glyph for glyph in glyphs if glyph.width <= STRIP * glyph.height] or glyphs
-    large = [glyph for glyph in glyphs if glyph.side * glyph.scale > glyphs[0].side * glyphs[0].scale / SMALLER]
+    large = [glyph for glyph in glyphs if glyph.side > glyphs[0].side / SMALLER]
     if everything:
         left_out = len(glyphs) - len(large)
         warnings = [f"{left_out} much smaller figure{'s are' * (left_out > 1) or ' is'} left out"] if left_out else []
