@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 from scipy import ndimage
+from scipy.spatial import ConvexHull
 
 from support.digits import lines
 from support.digits.lines import EIGHT, LEGIBLE, extent, large_pieces, stroke_width
@@ -120,14 +121,13 @@ def _scale(image: Image.Image, longer: int, filter: Image.Resampling) -> Image.I
 MIN_SHEET = 24  # pixels of MIDDLE
 EDGE = 0.035  # of full brightness, a pixel: what changes faster is an edge, unless the picture is noisy
 OTHER_COLOUR = 0.12  # of the lighter one
-RECTANGLE = 0.8  # of the smallest rectangle round it; an ellipse covers 0.785
 
 
 def find_sheets(picture: Image.Image) -> list[np.ndarray]:
     """The innermost parts of an RGB picture that have paper of their own and something on it: bool (H, W), in no order.
 
     That is a slip on a table or a square on a screen, not nearly all of the picture. Edges divide the picture into
-    smooth regions; a sheet is a rectangular one that surrounds something and has another colour than what is round it.
+    smooth regions; a sheet has straight sides, surrounds something, and is of another colour than what lies round it.
     """
     small = _scale(picture, MIDDLE, Image.Resampling.BOX)
     pixels = np.asarray(small, np.float32)
@@ -137,7 +137,7 @@ def find_sheets(picture: Image.Image) -> list[np.ndarray]:
         region = regions[box] == number
         filled = ndimage.binary_fill_holes(region)
         covered = region.sum() / filled.sum()  # by paper, not by what stands on it
-        if min(region.shape) < MIN_SHEET or not 0.4 <= covered < 0.97 or not _is_rectangle(filled):
+        if min(region.shape) < MIN_SHEET or not 0.4 <= covered < 0.97 or not _has_straight_sides(filled):
             continue
         mask = np.zeros(regions.shape, bool)
         mask[box] = filled
@@ -151,15 +151,18 @@ def find_sheets(picture: Image.Image) -> list[np.ndarray]:
     return [np.asarray(mask.resize(picture.size, Image.Resampling.NEAREST)) for mask in inner]
 
 
-def _is_rectangle(mask: np.ndarray) -> bool:
-    """Whether a mask (h, w) without holes nearly fills the smallest rectangle round it, however that is turned."""
-    points = np.argwhere(mask & ~ndimage.binary_erosion(mask))
-    angles = np.deg2rad(np.arange(0, 90, 3))
-    along, against = (
-        np.ptp(points @ axes, axis=0) + 1
-        for axes in ([np.cos(angles), np.sin(angles)], [-np.sin(angles), np.cos(angles)])
-    )
-    return bool(mask.sum() > RECTANGLE * (along * against).min())
+def _has_straight_sides(mask: np.ndarray) -> bool:
+    """Whether a mask (h, w) without holes is a polygon without notches: a rectangle, seen from aside, or cut off.
+
+    Its convex hull keeps nearly all of its area when it is reduced to six corners, those taken away first that stand
+    out least. An ellipse keeps 83 %.
+    """
+    hull = ConvexHull(np.argwhere(mask & ~ndimage.binary_erosion(mask)))
+    corners = hull.points[hull.vertices]
+    while len(corners) > 6:
+        (y, x), (down, across) = (np.roll(corners, 1, 0) - corners).T, (np.roll(corners, -1, 0) - corners).T
+        corners = np.delete(corners, np.abs(y * across - x * down).argmin(), 0)
+    return bool(ConvexHull(corners).volume >= 0.94 * hull.volume and mask.sum() >= 0.9 * hull.volume)
 
 
 def _smooth(picture: Image.Image) -> np.ndarray:
