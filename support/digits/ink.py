@@ -55,25 +55,24 @@ class Picture:
 def open_picture(path: str | Path) -> Picture:
     """The first frame of any picture that Pillow reads, at most MAX_PIXELS large. Raises PictureError."""
     limit = f"expected at most {MAX_PIXELS:,}, and {MAX_SIDE:,} a side: make it smaller, 1,000 a side are plenty"
+    Image.init()
+    formats = [name for name in Image.ID if name != "EPS"]  # which Pillow hands to another program, Ghostscript
     try:
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for who writes into it
             raise PictureError("is not a file; expected a picture")
         if status.st_size == 0:
             raise PictureError("is empty; expected a picture")
-        Image.init()
-        formats = [name for name in Image.ID if name != "EPS"]  # which Pillow hands to another program, Ghostscript
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Pillow warns of is either checked here or no matter
+        with warnings.catch_warnings(action="ignore"):  # what Pillow warns of is either checked here or no matter
             with Image.open(path, formats=formats) as image:
                 image.verify()  # the checksums of a PNG, which are not looked at while it is decoded
             with Image.open(path, formats=formats) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-                    raise PictureError(f"is {width:,} x {height:,} pixels; {limit}")
-                on_its_side = image.getexif().get(0x0112, 1) >= 5  # the camera's orientation: by a quarter turn
+                size = image.size
+                if math.prod(size) > MAX_PIXELS or max(size) > MAX_SIDE:
+                    raise PictureError(f"is {size[0]:,} x {size[1]:,} pixels; {limit}")
+                upright = size[::-1] if image.getexif().get(0x0112, 1) >= 5 else size  # the camera's orientation
                 image.draft(None, (2 * WORKING, 2 * WORKING))  # a large JPEG is then decoded at a fraction of its size
-                return Picture(flatten(image), *((height, width) if on_its_side else (width, height)))
+                return Picture(flatten(image), *upright)
     except PictureError:
         raise
     except FileNotFoundError:
@@ -82,10 +81,9 @@ def open_picture(path: str | Path) -> Picture:
         raise PictureError(f"is too large; {limit}") from None
     except Image.UnidentifiedImageError:
         raise PictureError("is not a picture that Pillow reads; expected PNG, JPEG, WebP, GIF or the like") from None
-    except OSError as error:
-        raise PictureError(f"cannot be read: {error.strerror or error}") from None
     except Exception as error:  # of a damaged file Pillow's plugins raise a dozen kinds, all meaning this
-        raise PictureError(f"is damaged: {error or type(error).__name__}") from None
+        said = getattr(error, "strerror", None) or error or type(error).__name__
+        raise PictureError(f"cannot be read or is damaged: {said}") from None
 
 
 def flatten(image: Image.Image) -> Image.Image:
@@ -102,10 +100,9 @@ def flatten(image: Image.Image) -> Image.Image:
         return image
     pixels = np.asarray(image)
     visible = pixels[pixels[..., 3] > 127, :3]
-    if 2 * len(visible) > pixels[..., 3].size:  # most of it can be seen: that is the paper, and goes on
-        paper = np.median(visible, axis=0)
-    else:  # only the ink can be seen: it was drawn on what it stands out against
-        paper = np.full(3, 255 if len(visible) and visible.mean() < 128 else 0)
+    paper = np.median(visible, axis=0) if len(visible) else np.zeros(3)  # it goes on where nothing can be seen
+    if 2 * len(visible) <= pixels[..., 3].size:  # only the ink can be seen: it was drawn on what it stands out against
+        paper = np.full(3, 255 * (paper.mean() < 128))
     sheet = Image.new("RGBA", image.size, tuple(paper.astype(int).tolist()))
     return Image.alpha_composite(sheet, image).convert("RGB")
 
@@ -344,18 +341,14 @@ def _find_what_was_taken(glyph: Glyph, ink: np.ndarray) -> None:
 def _faint_holes(mask: np.ndarray, signal: np.ndarray) -> np.ndarray:
     """Holes of loops in broad strokes, in a mask (H, W), that are so small that ink on all sides darkens them.
 
-    They are lighter than the ink round them, if not as light as paper, small, round, and lie deep in the strokes.
+    They are lighter than the ink round them, if not as light as paper, and lie deep in the strokes.
     """
     result = np.zeros_like(mask)
     for box, piece in large_pieces(mask, 2 * LEGIBLE):
         depth = ndimage.distance_transform_edt(np.pad(piece, 1))[1:-1, 1:-1]
-        width = 2 * depth.max()
-        if width > BROAD * max(piece.shape):
+        if 2 * depth.max() > BROAD * max(piece.shape):
             dense = piece & (signal[box] > 0.75 * np.median(signal[box][piece]))
-            holes = ndimage.binary_fill_holes(dense) & ~dense & (depth > 0.15 * width)
-            for at, hole in large_pieces(holes, round(0.1 * width)):
-                if max(hole.shape) < 0.8 * width and hole.mean() > 0.5:
-                    result[box][at] |= hole
+            result[box] |= ndimage.binary_fill_holes(dense) & ~dense & (depth > 0.3 * depth.max())
     return result
 
 
