@@ -43,7 +43,6 @@ class Line:
     stop: int
     thickness: float
     spans: bool  # from edge to edge of the sheet
-    piece: int  # of ink, by its number
 
 
 def find_lines(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -74,14 +73,11 @@ def _from_edge_to_edge(lines: list[Line], mask: np.ndarray, inside: np.ndarray) 
     comes near to an edge itself, and few go beyond it on both sides.
     """
     spanning = [line for line in lines if line.spans]
-    pieces = {line.piece for line in spanning}
-    main = _largest(_without(mask, [line for line in lines if line.piece in pieces]))
+    main = _largest(_without(mask, lines))
     if main is None or len(spanning) >= MANY:
         return spanning
-    numbers, _ = ndimage.label(mask, EIGHT)
-    apart = [line for line in spanning if numbers[line.pixels].max() != numbers[main].max()]
     fills = (main & near_edge(inside, 3 * BORDER)).any()
-    return apart + [line for line in spanning if line not in apart and not fills and _goes_beyond(line, main)]
+    return [line for line in spanning if not _touches(line, main) or (not fills and _goes_beyond(line, main))]
 
 
 def _goes_beyond(line: Line, figure: np.ndarray) -> bool:
@@ -153,7 +149,7 @@ def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
     border = near_edge(inside)
     pieces = sorted(large_pieces(mask, LEGIBLE), key=lambda found: -found[1].sum())
     lines = []
-    for index, (box, piece) in enumerate(pieces[:MAX_PIECES]):
+    for box, piece in pieces[:MAX_PIECES]:
         scale = max(1, math.ceil(max(piece.shape) / LOOKED_AT))
         small, edge = reduce(piece, scale), reduce(border[box] & piece, scale)
         for axis, found in ((1, _straight(small)), (0, [line.T for line in _straight(small.T)])):
@@ -169,7 +165,6 @@ def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
                     stop=box[axis].start + scale * int(along.max() + 1),
                     thickness=whole.sum() / max(1, whole.any(1 - axis).sum()),
                     spans=all(bool(edge[pixels][end].any()) for end in ends) and edge[pixels].mean() < 0.5,
-                    piece=index,
                 )
                 lines.append(line)
     return lines

@@ -73,7 +73,8 @@ def page_logits(parameters: dict[str, Tensor], images: Tensor) -> Tensor:
         if layer in POOLED:
             x = F.max_pool2d(x, 2)
         if f"{NORMS.get(layer)}.weight" in parameters:
-            x = F.batch_norm(x, *of(NORMS[layer], "running_mean", "running_var", "weight", "bias"))
+            mean, variance, scale, shift = of(NORMS[layer], "running_mean", "running_var", "weight", "bias")
+            x = F.batch_norm(x, mean, variance, scale, shift)
         if layer != layers[-1]:
             x = F.relu(x)
     return x

@@ -117,18 +117,16 @@ def judge(glyph: Glyph, recognize: Callable[[Glyph], list[float]], everything: b
 
 def as_text(reading: Reading, width: int) -> str:
     """The answer in a line, or with several digits in one a row of text; the file's name padded to `width`."""
-    if reading.everything:
-        texts = [" ".join(str(digit.digit) for digit in row) for row in reading.rows]
-        longest = max(map(len, texts))
-        lines = [
-            f"{text:<{longest}}   {' '.join(f'{digit.probability:.2%}' for digit in row)}"
-            for text, row in zip(texts, reading.rows, strict=True)
-        ]
-    else:
-        (digit,) = reading.digits
-        shares = digit.probabilities
-        first, *others = sorted(range(len(shares)), key=lambda k: -shares[k])[:3]
-        lines = [f"{first}  {shares[first]:7.2%}   then {', '.join(f'{k} {shares[k]:6.2%}' for k in others)}"]
+    texts = [" ".join(str(digit.digit) for digit in row) for row in reading.rows]
+    longest = max(map(len, texts))
+    lines = [
+        f"{text:<{longest}}  {' '.join(f'{digit.probability:7.2%}' for digit in row)}"
+        for text, row in zip(texts, reading.rows, strict=True)
+    ]
+    if not reading.everything:
+        shares = reading.digits[0].probabilities
+        others = sorted(range(len(shares)), key=lambda k: -shares[k])[1:3]
+        lines[0] += f"   then {', '.join(f'{k} {shares[k]:6.2%}' for k in others)}"
     if reading.warnings:
         lines[-1] += f"  warning: {'; '.join(reading.warnings)}"
     return f"{printable(reading.file):<{width}}  " + f"\n{'':<{width}}  ".join(lines)
@@ -139,16 +137,15 @@ def as_dict(reading: Reading) -> dict[str, Any]:
 
     A box is [left, top, right, bottom] in pixels of the file's picture, upright.
     """
-    picture = reading.picture
-    size = np.array(2 * (picture.width, picture.height))
-    scales = size / (2 * picture.pixels.size)
+    size = np.array(2 * (reading.picture.width, reading.picture.height))
+    scales = size / (2 * reading.picture.pixels.size)
     entry: dict[str, Any] = {"file": reading.file}
     if not reading.everything:
         digit = reading.digits[0]
         entry |= {"digit": digit.digit, "probability": digit.probability, "probabilities": digit.probabilities}
     entry["digits"] = []
     for digit in reading.digits:
-        box = np.clip(np.round(digit.glyph.box * scales), 0, size).astype(int).tolist()
+        box = np.round(digit.glyph.box * scales).astype(int).tolist()
         entry["digits"].append({"digit": digit.digit, "probability": digit.probability, "box": box})
     return entry | {"warnings": reading.warnings}
 
@@ -184,14 +181,13 @@ BAR = TEST["color"]
 
 def _draw_bars(axes: Axes, reading: Reading) -> None:
     """Of one digit the probabilities of all; of several, the probability of what each was read as."""
+    first = reading.digits[0]
+    bars = [(digit.digit, digit.probability, not digit.warnings) for digit in reading.digits]
+    title = readable(" ".join(str(digit.digit) for digit in reading.digits))
     if not reading.everything:
-        values = reading.digits[0].probabilities
-        names, marked = [str(k) for k in range(len(values))], [k == reading.digits[0].digit for k in range(len(values))]
-        title = f"{reading.digits[0].digit}, {reading.digits[0].probability:.2%}"
-    else:
-        values = [digit.probability for digit in reading.digits]
-        names, marked = [str(digit.digit) for digit in reading.digits], [not digit.warnings for digit in reading.digits]
-        title = readable(" ".join(names))
+        bars = [(k, share, k == first.digit) for k, share in enumerate(first.probabilities)]
+        title += f", {first.probability:.2%}"
+    names, values, marked = zip(*bars, strict=True)
     axes.bar(range(len(values)), values, color=[BAR if mark else PALE for mark in marked])
     axes.set_xticks(range(len(values)), names)
     axes.set(ylim=(0, 1), yticks=(0, 0.5, 1), yticklabels=("0", "50 %", "100 %"))
