@@ -22,8 +22,7 @@ from torch import nn
 
 from model import LeNet5
 from predict import load_network, recognize
-from support.digits import Digit, judge, normalize, turn, write_page
-from support.digits.ink import glyph_of
+from support.digits import Digit, Glyph, judge, normalize, turn, write_page
 from support.terminal import UserError
 from tests.test_ink import blotted
 
@@ -139,7 +138,7 @@ def read_by_predict(page: Chrome) -> Digit:
     """What predict.py says of the ink that is on the page."""
     _, network = load_network(WEIGHTS)
     ink = np.reshape(settled(page).execute_script("return Array.from(inkMask().values)"), (512, 512))
-    return judge(glyph_of(ink > 0), lambda glyph: recognize(glyph, network))
+    return judge(Glyph(ink > 0), lambda glyph: recognize(glyph, network))
 
 
 def test_the_committed_page_is_that_of_the_committed_weights_and_names_no_other_file(tmp_path):

@@ -122,7 +122,7 @@ def test_doubt_is_said(command):
 def glyph(width: int, whole: ink.Glyph | None = None) -> ink.Glyph:
     mask = np.zeros((100, width), bool)
     mask[:, :8] = mask[:8] = True
-    return ink.Glyph(mask, (slice(0, 100), slice(0, width)), whole=whole)
+    return ink.Glyph(mask, whole=whole)
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,10 @@ def _from_edge_to_edge(lines: list[Line], mask: np.ndarray, inside: np.ndarray) 
     main = _largest(_without(mask, lines))
     if main is None or len(spanning) >= MANY:
         return spanning
+    numbers, _ = ndimage.label(mask, EIGHT)
+    piece = numbers == numbers[main].max()
     fills = (main & near_edge(inside, 3 * BORDER)).any()
-    return [line for line in spanning if not _touches(line, main) or (not fills and _goes_beyond(line, main))]
+    return [line for line in spanning if not (line.pixels & piece).any() or (not fills and _goes_beyond(line, main))]
 
 
 def _goes_beyond(line: Line, figure: np.ndarray) -> bool:
@@ -96,6 +98,7 @@ def _underlines(lines: list[Line], figure: np.ndarray) -> list[Line]:
     """
     rows, columns = extent(figure)
     height = rows.stop - rows.start
+    touching = ndimage.binary_dilation(figure, EIGHT, iterations=3)
     found = []
     for line in lines:
         level = round(line.pixels.nonzero()[0].mean())
@@ -104,16 +107,11 @@ def _underlines(lines: list[Line], figure: np.ndarray) -> list[Line]:
         if line.start > beside.start or line.stop < beside.stop or line.stop - line.start < 0.8 * height:
             continue
         longer = columns.start - line.start + line.stop - columns.stop > TOE * height
-        apart = not _touches(line, figure)
+        apart = not (touching & line.pixels).any()
         share_above = figure[:level].sum() / figure.sum()
         if (share_above > 0.85 and (longer or apart)) or (share_above < 0.15 and longer and apart):
             found.append(line)
     return found
-
-
-def _touches(line: Line, figure: np.ndarray) -> bool:
-    """Whether a line hangs together with a figure (H, W) that was found without it."""
-    return bool((ndimage.binary_dilation(figure, EIGHT, iterations=3) & line.pixels).any())
 
 
 def _frames(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
