@@ -6,10 +6,11 @@ augmenting, normalizing) happens to a whole batch at a time, on the device where
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from support.data import read_images
+from support.terminal import UserError
 
 SIZE = 28  # pixels a side of an MNIST image
 PADDING = 2  # pixels of background on each side: 32x32, as the networks take it (LeCun et al. 1998, II.B)
@@ -32,6 +34,7 @@ MNIST_SHA256 = {  # of the decoded images and labels, see MNIST.sha256
     "test": "c3f9adf9c66efb572b1f9326c3a511b45910c7173b97be66ceceeeeaef6b802b",
 }
 
+Loader = Iterable[tuple[Tensor, Tensor]]  # images (B, 1, 32, 32) and labels (B,), as a DataLoader gives them
 Strength = bool | float | tuple[float, float]
 Augment = Strength | Callable[[Tensor], Tensor]
 
@@ -78,26 +81,16 @@ class MNIST(Dataset):
     def __repr__(self) -> str:
         return f"MNIST({str(self.path)!r}, augment={self.augment}): {len(self):,} images"
 
-    @overload
-    def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
-    @overload
-    def __getitem__(self, index: slice | Sequence[int] | np.ndarray | Tensor) -> tuple[Tensor, Tensor]: ...
     def __getitem__(self, index: Any) -> tuple[Tensor, Any]:
-        if isinstance(index, slice):
-            index = range(len(self))[index]
-        if not isinstance(index, Tensor):
-            index = torch.from_numpy(np.array(index))  # a copy, since torch takes no reversed or read-only arrays
-        if index.dtype == torch.bool and index.shape == self.labels.shape:  # a mask
-            index = index.nonzero().flatten()
-        whole = not (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool)
-        if index.ndim > 1 or (index.numel() > 0 and not whole):
-            raise TypeError(f"expected integers, or a mask of {len(self)}, not {index.dtype} {tuple(index.shape)}")
-        if index.ndim == 1:
-            return self._batch(index)
-        if not -len(self) <= index < len(self):  # plain iteration ends with an IndexError
-            raise IndexError(f"image {int(index)} of {len(self)}")
-        images, labels = self._batch(index[None])
-        return images[0], int(labels[0])
+        if isinstance(index, Tensor):
+            chosen = torch.arange(len(self), device=index.device)[index]
+        else:  # numpy takes reversed slices and read-only arrays, too
+            index = list(index) if isinstance(index, tuple) else index
+            chosen = torch.from_numpy(np.array(np.arange(len(self))[index]))
+        if chosen.ndim > 1:
+            raise IndexError(f"expected integers, or a mask of {len(self)}, not {index!r:.40}")
+        images, labels = self._batch(chosen.flatten())
+        return (images, labels) if chosen.ndim else (images[0], int(labels[0]))
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
         """The samples of a batch, made together, for a DataLoader to stack."""
@@ -105,8 +98,7 @@ class MNIST(Dataset):
         return list(zip(images, labels.tolist(), strict=True))
 
     def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        index = index.to(self.images.device, torch.int64, non_blocking=True)
-        index = torch.where(index < 0, index + len(self), index)
+        index = index.to(self.images.device, non_blocking=True)
         images = self.images.index_select(0, index)[:, None].float()  # `self.images[index]` takes five times as long
         if callable(self.augment):
             pixels, images = images, self.augment(images)
@@ -118,10 +110,15 @@ class MNIST(Dataset):
             images = warp(images, draw_affine(len(index), self.augment, images.device))
         return network_input(images), self.labels[index]
 
+    def in_order(self, count: int, batch_size: int) -> Loader:
+        """The first `count` images in batches of one size, at most `batch_size`: one left over has no variance."""
+        indices = torch.arange(min(count, len(self)))
+        return map(self.__getitem__, indices.tensor_split(max(1, math.ceil(len(indices) / batch_size))))
+
     def split(self, last: int) -> tuple["MNIST", "MNIST"]:
-        """All images but the `last`, and these, held out and never augmented. They share their memory."""
+        """All images but the `last`, and these, held out, never augmented, in the same memory. Raises UserError."""
         if not 0 < last < len(self):
-            raise ValueError(f"split: expected a number from 1 to {len(self) - 1}, not {last}")
+            raise UserError(f"--validation {last}: of {len(self):,} images, expected 1 to {len(self) - 1}")
         parts = copy.copy(self), copy.copy(self)
         for part, images in zip(parts, (slice(None, -last), slice(-last, None)), strict=True):
             part.images, part.labels = self.images[images], self.labels[images]

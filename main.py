@@ -7,34 +7,30 @@
 
 The same from Python: `history = run(Settings(model="lenet", epochs=5))`.
 
-Each run prints loss and accuracy for train and test after every epoch, saves itself whole as checkpoints/NAME.pt, and
-leaves result_plot/NAME.json, NAME.npz and NAME.png at its end. `plot.py` draws from these.
+Each run prints loss and accuracy for train and test after every epoch and saves itself whole as checkpoints/NAME.pt,
+until at its end it leaves checkpoints/NAME.weights.pt and result_plot/NAME.json, NAME.npz and NAME.png in its place.
+`plot.py` draws from these.
 """
 
 import argparse
 import copy
-import inspect
 import math
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from torch.optim.swa_utils import update_bn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.optim import SGD, Optimizer, lr_scheduler, swa_utils
 from tqdm import tqdm
 
 import plot
-from dataset import MEAN, MIN_CROP, MNIST, MNIST_SHA256, PADDING, ROTATION, STD, TRANSLATION, draw_affine, warp
-from model import MODELS, count_parameters
+from dataset import MEAN, MIN_CROP, MNIST, MNIST_SHA256, PADDING, ROTATION, STD, TRANSLATION, Loader, draw_affine, warp
+from model import MODELS, build, count_parameters
 from support.compute import GraphedStep, check_logits, describe, distributed, fast_layers_in, graphed
 from support.data import data_warnings, find_data
 from support.run import Callback, History, checkpoint, history, result
@@ -43,7 +39,7 @@ from support.terminal import Parser, UserError, number, printable, run_command, 
 
 # The recipe, one for all networks; what may be told otherwise stands in Settings. It was chosen on the last 10,000
 # training images, held out: benchmarks/tuning.md.
-OPTIMIZER = torch.optim.SGD
+OPTIMIZER = SGD
 MOMENTUM = 0.9
 NESTEROV = True
 WARMUP_STEPS = 150  # a third of an epoch of MNIST, in which the learning rate climbs from 0
@@ -56,8 +52,6 @@ AUGMENT = (0.0, 1.0)  # each image at its own strength: some nearly as they are,
 
 TEST_BATCH = 1000  # only a matter of speed and memory: what is measured does not depend on it
 
-Loader = Iterable[tuple[Tensor, Tensor]]  # images (B, 1, 32, 32) and labels (B,), as a DataLoader gives them
-
 
 def option(default: Any, text: str, kind: Callable[[Any], Any] = str) -> Any:
     """A field of Settings: what --help says of it; and `kind`, which converts and checks a word or a number."""
@@ -66,12 +60,10 @@ def option(default: Any, text: str, kind: Callable[[Any], Any] = str) -> Any:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is told. What differs from the defaults names the run. Raises UserError where a value is no use.
-
-    augment: True, or a function of one's own, see `MNIST`; a history keeps its name.
-    """
+    """What a run is told. What differs from the defaults names the run. Raises UserError where a value is no use."""
 
     model: str = option("", f"the network: {', '.join(MODELS)}")
+    # True, or a function of one's own, see `MNIST`; a history keeps its name
     augment: Any = option(False, "rotate, translate and crop the training images", bool)  # noqa: RUF009
     epochs: int = option(50, "passes over the training set", number(int, 1, 10**6))
     batch_size: int = option(128, "of all processes", number(int, 1, 10**6))
@@ -107,7 +99,7 @@ DEFAULTS = {one.name: one.default for one in fields(Settings)}
 
 
 def train(
-    network: nn.Module, average: nn.Module, batches: Loader, optimizer: Optimizer, scheduler: LRScheduler
+    network: nn.Module, average: nn.Module, batches: Loader, optimizer: Optimizer, scheduler: lr_scheduler.LRScheduler
 ) -> tuple[float, float]:
     """Train one epoch; return the mean loss (nats) and the accuracy, measured while the weights change.
 
@@ -140,32 +132,23 @@ def train_step(network: nn.Module, optimizer: Optimizer, images: Tensor, labels:
     return loss.detach(), logits.detach()
 
 
-def test(network: nn.Module, data: Dataset | Loader) -> tuple[float, float]:
-    """Mean loss (nats) and accuracy in evaluation mode.
+def test(network: nn.Module, data: MNIST | Loader) -> tuple[float, float]:
+    """Mean loss (nats) and accuracy in evaluation mode, on a data set or on batches as `train` takes them.
 
-    data: batches as `train` takes them, or a data set of images and labels, of which each of several processes takes a
-    share. An average that `train` has moved needs `recalibrate_batch_norm` first, if it has batch normalization.
+    An average that `train` has moved needs `recalibrate_batch_norm` first, if it has batch normalization.
     """
-    batches = in_order(data, distributed.shard(len(data))) if isinstance(data, Dataset) else data  # type: ignore[arg-type]
-    logits, labels = predict(network, batches)
+    logits, labels = predict(network, data)
     loss = F.cross_entropy(logits, labels, reduction="sum")
     return distributed.all_reduce_mean([loss], [(logits.argmax(1) == labels).sum()], len(labels))
 
 
 @torch.no_grad()
-def predict(network: nn.Module, batches: Loader) -> tuple[Tensor, Tensor]:
-    """Logits (N, classes) in evaluation mode, and the labels (N,)."""
+def predict(network: nn.Module, data: MNIST | Loader) -> tuple[Tensor, Tensor]:
+    """Logits (N, classes) in evaluation mode, and the labels (N,), of a data set or of batches."""
+    batches = data.in_order(len(data), TEST_BATCH) if isinstance(data, MNIST) else data
     with fast_layers_in(network.eval()):
         logits, labels = zip(*((network(images), labels) for images, labels in batches), strict=True)
     return torch.cat(logits), torch.cat(labels).to(logits[0].device)
-
-
-def in_order(dataset: Dataset, indices: range) -> Loader:
-    """These images in their order, in batches of one size, up to TEST_BATCH: one image left over has no variance."""
-    if not isinstance(dataset, MNIST):
-        return DataLoader(Subset(dataset, indices), TEST_BATCH)
-    batches = torch.tensor(indices).tensor_split(max(1, math.ceil(len(indices) / TEST_BATCH)))
-    return (dataset[batch] for batch in batches)
 
 
 def learning_rate(step: float, steps: int) -> float:
@@ -190,31 +173,27 @@ def update_average(average: nn.Module, network: nn.Module, step: int) -> None:
 
 @torch.no_grad()
 def recalibrate_batch_norm(average: nn.Module, network: nn.Module, dataset: MNIST) -> None:
-    """Give the averaged weights their buffers: those of `network`, and batch normalization's statistics measured anew.
+    """Give the averaged weights the buffers of `network`, and batch normalization statistics of their own.
 
     Averaged weights need statistics of their own (Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
     Generalization", 2018), and those that ran along in training are of augmented images, which test images are not.
-    They are measured on the first images of `dataset`, of which each of several processes takes a share.
     """
     for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(buffer)
-    images = min(BN_IMAGES, len(dataset))
-    mine = distributed.shard(images)
-    update_bn(in_order(dataset, mine), average)
-    distributed.average_buffers(average, len(mine) / images)
+    swa_utils.update_bn(dataset.in_order(BN_IMAGES, TEST_BATCH), average)
 
 
-class Training(NamedTuple):
-    """What an epoch changes, and what it reads."""
+class Training:
+    """The recipe put together, for a network that has its initial weights and lies where the data are."""
 
-    network: nn.Module
-    wrapped: nn.Module  # the same network, as several processes train it together, or a GPU replays it
-    average: nn.Module
-    optimizer: Optimizer
-    scheduler: LRScheduler
-    train_set: MNIST
-    batches: distributed.Batches
-    test_set: MNIST
+    def __init__(self, settings: Settings, network: nn.Module, train_set: MNIST) -> None:
+        self.network, self.average, self.train_set = network, copy.deepcopy(network), train_set
+        self.batches = distributed.Batches(train_set, settings.batch_size, settings.seed)
+        self.wrapped = GraphedStep(distributed.wrap(network))  # what several processes train, and a GPU replays
+        sgd: dict[str, Any] = {"momentum": MOMENTUM, "nesterov": NESTEROV, "fused": True}
+        self.optimizer = OPTIMIZER(network.parameters(), settings.lr, weight_decay=settings.weight_decay, **sgd)
+        steps = len(self.batches) * settings.epochs  # the rate is that of the middle of each step
+        self.scheduler = lr_scheduler.LambdaLR(self.optimizer, lambda step: learning_rate(step + 0.5, steps))
 
 
 def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa: B008 - it holds nothing
@@ -229,21 +208,21 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
         train_set, test_set, data = distributed.main_decides(lambda: load_data(settings))
         train_set.to(device), test_set.to(device)
         torch.manual_seed(seed_of(WEIGHTS, settings.seed))
-        network, shape = build_network(settings.model, data["classes"]), train_set[0][0].shape
+        network, shape = build(settings.model, data["classes"]), train_set[0][0].shape
         layers = describe(network, shape)
         check_logits(network, shape, data["classes"])
         distributed.check_batch_size(settings.batch_size, len(train_set), network)
         facts = recipe_of(network, settings.augment) | data | {"device": distributed.device_name(device)}
-        record = history.new_history(vars(settings), DEFAULTS, facts, callback.measures)
+        record = history.new_history(vars(settings), DEFAULTS, facts)
         files = checkpoint.RunFiles(record["name"], Path(settings.output_dir), Path(settings.checkpoint_dir))
         state = distributed.main_decides(
             lambda: checkpoint.open_run(stack, files, record, settings.resume, settings.restart)
         )
-        if state and state["finished"]:
+        if state and "digest" in state["history"]:  # it is finished
             return state["history"]
-        training = make_training(settings, network.to(device), train_set, test_set)
+        training = Training(settings, network.to(device), train_set)
         if state:
-            checkpoint.restore(state, files.checkpoint, training._asdict())
+            checkpoint.restore(state, files.checkpoint, vars(training))
             record = history.resumed(state["history"], record)
         if distributed.is_main():
             threads = f"{distributed.world_size()} x {torch.get_num_threads()} threads"
@@ -255,18 +234,18 @@ def run(settings: Settings, callback: Callback = Callback()) -> History:  # noqa
         if not state:
             record |= history.measured(record, callback.on_train_begin(training.network, training.average, train_set))
         for epoch in range(history.epochs_done(record) + 1, settings.epochs + 1):
-            metrics = train_and_test(training, epoch, settings)
+            metrics = train_and_test(training, test_set, epoch, settings)
             callback.history = record | {name: [*record[name], value] for name, value in metrics.items()}
             history.add_epoch(record, metrics, callback.on_epoch_end(training.network, training.average, train_set))
             if distributed.is_main():
-                checkpoint.save_checkpoint(files, training._asdict(), record)
+                checkpoint.save_checkpoint(files, vars(training), record)
                 print(history.epoch_line(record))
             if callback.stop:
                 break
         record |= history.measured(record, callback.on_train_end(training.average, test_set))
         record = history.with_digest(record)
         if distributed.is_main():
-            finish(files, training, record, callback.pictures)
+            finish(files, training, test_set, record, callback.pictures)
     return record
 
 
@@ -278,56 +257,34 @@ def load_data(settings: Settings) -> tuple[MNIST, MNIST, History]:
     """
     source, held_out = find_data(settings.data_dir), settings.validation
     sets = [MNIST(path) for path in ([source.train] if held_out else [source.train, source.test])]
-    digests = [one.sha256() for one in sets]
-    name = "MNIST" if digests == list(MNIST_SHA256.values())[: len(sets)] else source.folder.resolve().name
-    if held_out >= len(sets[0]):
-        raise UserError(f"--validation {held_out}: expected less than the {len(sets[0]):,} training images")
+    is_mnist = [one.sha256() for one in sets] == list(MNIST_SHA256.values())[: len(sets)]
     train_set, test_set = sets[0].split(held_out) if held_out else sets
-    digests = [train_set.sha256(), test_set.sha256()] if held_out else digests
     images = f"{len(train_set):,} training and {len(test_set):,} {history.held_out(vars(settings))} images"
     print(f"{images}: {printable(source.found)}")
-    data: History = {"data": name, "classes": max(len(train_set.classes), len(test_set.classes))}
+    data: History = {"data": "MNIST" if is_mnist else source.folder.resolve().name}
+    data |= {"classes": max(len(train_set.classes), len(test_set.classes))}
     data |= {"train_images": len(train_set), "test_images": len(test_set)}
-    return train_set, test_set, data | dict(zip(("train_sha256", "test_sha256"), digests, strict=True))
+    return train_set, test_set, data | {"train_sha256": train_set.sha256(), "test_sha256": test_set.sha256()}
 
 
-def build_network(model: str, classes: int) -> nn.Module:
-    """A network of MODELS, which is told of the classes where there are not ten, if it takes them."""
-    tell = classes != 10 and "classes" in inspect.signature(MODELS[model]).parameters
-    return MODELS[model](classes=classes) if tell else MODELS[model]()
-
-
-def make_training(settings: Settings, network: nn.Module, train_set: MNIST, test_set: MNIST) -> Training:
-    """The recipe put together, for a network that has its initial weights and lies where the data are."""
-    batches = distributed.Batches(train_set, settings.batch_size, settings.seed)
-    sgd: dict[str, Any] = {"momentum": MOMENTUM, "nesterov": NESTEROV, "fused": True}
-    optimizer = OPTIMIZER(network.parameters(), settings.lr, weight_decay=settings.weight_decay, **sgd)
-    steps = len(batches) * settings.epochs
-    scheduler = LambdaLR(optimizer, lambda step: learning_rate(step + 0.5, steps))  # at the middle of each step
-    average, wrapped = copy.deepcopy(network), GraphedStep(distributed.wrap(network, batches))
-    return Training(network, wrapped, average, optimizer, scheduler, train_set, batches, test_set)
-
-
-def train_and_test(training: Training, epoch: int, settings: Settings) -> dict[str, float]:
+def train_and_test(training: Training, test_set: MNIST, epoch: int, settings: Settings) -> dict[str, float]:
     """One epoch, counted from 1; its metrics by their names in `history.LISTS`. Raises UserError where it diverges."""
-    network, wrapped, average, optimizer, scheduler, train_set, batches, test_set = training
-    started, rate = time.perf_counter(), scheduler.get_last_lr()[0]
+    started, rate = time.perf_counter(), training.scheduler.get_last_lr()[0]
     # anew for each epoch and process, so that an epoch draws the same whatever ran before it
     torch.manual_seed(seed_of(DRAWS, settings.seed, epoch, distributed.rank()))
-    batches.epoch = epoch
+    network, average, train_set, training.batches.epoch = training.network, training.average, training.train_set, epoch
     train_set.augment = AUGMENT if settings.augment is True else settings.augment
     with fast_layers_in(network, average):
-        train_loss, train_accuracy = train(wrapped, average, batches, optimizer, scheduler)
+        trained = train(training.wrapped, average, training.batches, training.optimizer, training.scheduler)
         train_set.augment = False
         recalibrate_batch_norm(average, network, train_set)
-    test_loss, test_accuracy = test(average, test_set)
-    if not math.isfinite(train_loss + test_loss):
+    metrics = trained + test(average, test_set)
+    if not math.isfinite(sum(metrics)):
         told = f"peak learning rate {settings.lr:g}, weight decay {settings.weight_decay:g}"
         problem = f"the loss is no longer finite in epoch {epoch}: {told}"
         raise UserError(f"{problem}\ntry a lower --lr or --weight-decay; the epochs before this one are kept")
-    measured = (train_loss, train_accuracy, test_loss, test_accuracy, time.perf_counter() - started)
-    used = (float(rate), torch.get_num_threads(), distributed.world_size())
-    return dict(zip(history.LISTS, measured + used, strict=True))
+    used = (time.perf_counter() - started, float(rate), torch.get_num_threads(), distributed.world_size())
+    return dict(zip(history.LISTS, metrics + used, strict=True))
 
 
 def recipe_of(network: nn.Module, augment: Any) -> History:
@@ -344,37 +301,28 @@ def recipe_of(network: nn.Module, augment: Any) -> History:
     return recipe | {"parameters": count_parameters(network), "network_sha256": checkpoint.network_sha256(network)}
 
 
-def finish(files: checkpoint.RunFiles, training: Training, record: History, pictures: bool) -> None:
-    """Write weights, arrays, history and picture; then mark the checkpoint as finished."""
-    test_set, average = training.test_set, training.average
-    arrays = result.answers(*predict(average, in_order(test_set, range(len(test_set)))))
+def finish(files: checkpoint.RunFiles, training: Training, test_set: MNIST, record: History, pictures: bool) -> None:
+    """Write weights, arrays, history and picture; then there is nothing left to go on with."""
+    arrays = result.answers(*predict(training.average, test_set))
     if pictures:
-        arrays |= result.pictures(average, test_set.images, arrays)
+        arrays |= result.pictures(training.average, test_set.images, arrays)
     if pictures and "rotation" in record:
         torch.manual_seed(seed_of(DRAWS, record["seed"]))
         arrays |= result.draws(training.train_set, record["classes"], lambda some: warp(some, draw_affine(len(some))))
-    checkpoint.save_result(files, average, record, arrays)
+    checkpoint.save_result(files, training.average, record, arrays)
     print(history.summary(record))
     if pictures:
         result.save_picture(files.picture, lambda file: plot.save(plot.draw_run(record), file, record["digest"]))
-    checkpoint.save_checkpoint(files, training._asdict(), record)
+    files.checkpoint.unlink()
 
 
-def load_network(path: Path) -> tuple[str, nn.Module]:
-    """The name of a finished run and its network, in evaluation mode, from its weights. Raises UserError."""
-    state = checkpoint.read_weights(path)
-    if state["model"] not in MODELS:
-        model = printable(state["model"])
-        raise UserError(f"{printable(path)}: holds weights of {model}; known are {', '.join(MODELS)}")
-    network = build_network(state["model"], state["classes"])
-    checkpoint.restore(state, path, {"network": network})
-    return state["name"], network.eval()
+def main(argv: list[str] | None = None, callback: Callback = Callback()) -> None:  # noqa: B008
+    """Run the command line. Raises SystemExit for whatever ends it early, with a status as `run_command` gives it."""
+    run_command(lambda: command(argv, callback))
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The fields of Settings, test_only and weights."""
-    if argv is None and not hasattr(sys.modules["__main__"], "__file__"):  # the words there are the notebook's
-        raise UserError('main(): in a notebook expected a list, as in main(["--model", "lenet"]); or call run')
+def command(argv: list[str] | None, callback: Callback) -> None:
+    """Train as the fields of Settings say, or test the weights of a finished run. Raises UserError, and as `run`."""
     parser = Parser(description="Train a network on MNIST; print loss and accuracy for train and test, epoch by epoch.")
     for one in fields(Settings):
         kind: dict[str, Any] = {"action": "store_true"} if one.default is False else {"type": one.metadata["kind"]}
@@ -385,24 +333,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.test_only != (arguments.weights is not None):
         parser.error("--test-only and --weights FILE belong together")
-    return arguments
-
-
-def main(argv: list[str] | None = None, callback: Callback = Callback()) -> None:  # noqa: B008
-    """Run the command line. Raises SystemExit for whatever ends it early, with a status as `run_command` gives it."""
-
-    def action() -> None:
-        arguments = parse_arguments(argv)
-        if not arguments.test_only:
-            run(Settings(**{name: getattr(arguments, name) for name in DEFAULTS}), callback)
-            return
-        (name, network), source = load_network(Path(arguments.weights)), find_data(arguments.data_dir)
-        test_set, device = MNIST(source.test), distributed.choose_device(arguments.device)
-        loss, accuracy = test(network.to(device), test_set.to(device))
-        print(f"{printable(name)} on {len(test_set):,} test images, {printable(source.found)}")
-        print(f"test loss {loss:.4f}  test accuracy {accuracy:.2%}")
-
-    run_command(action)
+    if not arguments.test_only:
+        run(Settings(**{name: getattr(arguments, name) for name in DEFAULTS}), callback)
+        return
+    (name, network), source = checkpoint.load_network(build, Path(arguments.weights)), find_data(arguments.data_dir)
+    test_set, device = MNIST(source.test), distributed.choose_device(arguments.device)
+    loss, accuracy = test(network.to(device), test_set.to(device))
+    print(f"{printable(name)} on {len(test_set):,} test images, {printable(source.found)}")
+    print(f"test loss {loss:.4f}  test accuracy {accuracy:.2%}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import numpy as np
 from support import figures
 from support.figures import Axes, Curve, Figure, end_of, make_curve, name_of, percent, readable, save, styled
 from support.files import replace
-from support.run import History, Run, epochs_done, held_out, mistakes, read_arrays, read_history
+from support.run import History, Run, epochs_done, held_out, mistakes, read_runs
 from support.terminal import Parser, UserError, printable, run_command, warn
 
 Arrays = dict[str, np.ndarray]
@@ -130,12 +130,12 @@ def learning_rates(history: History) -> tuple[list[float], list[float]]:
     each epoch miss a warm-up within the first and the end; they are drawn where the fields are missing or wrong.
     """
     noted, lr, planned = history.get("learning_rate", []), history["lr"], history["epochs"]
-    if all(isinstance(history.get(name), int | float) for name in ("warmup_steps", "max_warmup", "decay")):
-        steps = math.ceil(history["train_images"] / history["batch_size"])  # an epoch
-        warmup = min(history["warmup_steps"] / steps, history["max_warmup"] * planned)
-        corners, rates = [0, warmup, planned * (1 - history["decay"]), planned], [0, lr, lr, 0]
-        if np.allclose(np.interp(np.arange(len(noted)) + 0.5 / steps, corners, rates), noted, rtol=1e-3):
-            return corners, rates
+    warmup_steps, max_warmup, decay = (history.get(name, 0) for name in ("warmup_steps", "max_warmup", "decay"))
+    steps = math.ceil(history["train_images"] / history["batch_size"])  # an epoch
+    corners = [0, min(warmup_steps / steps, max_warmup * planned), planned * (1 - decay), planned]
+    rates = [0, lr, lr, 0]
+    if np.allclose(np.interp(np.arange(len(noted)) + 0.5 / steps, corners, rates), noted, rtol=1e-3):
+        return corners, rates
     return list(range(len(noted))), noted
 
 
@@ -281,30 +281,21 @@ def drawings(runs: list[Run], study: list[Run]) -> Iterator[tuple[str, str | Non
 
 
 def redraw(argv: list[str] | None) -> int:
-    """Draw everything; returns the exit status. A bad file or a figure that fails is named, and the rest is drawn."""
+    """Draw everything; returns the exit status. A figure that fails is named, and the rest is drawn."""
     parser = Parser(description="Redraw the figures of all runs from what main.py saved.")
     parser.add_argument("--output-dir", type=Path, default="result_plot", help="folder of the runs (result_plot)")
     folder = parser.parse_args(argv).output_dir
-    runs: dict[Path, list[Run]] = {folder: [], folder / STUDY: []}
-    status = 0
-    for path in [path for place in runs for path in sorted(place.glob("[!.]*.json"))]:
-        try:
-            history = read_history(path)
-            runs[path.parent].append(Run(path, history, read_arrays(path.with_suffix(".npz"), history)))
-        except UserError as error:
-            warn(str(error), "error")
-            status = 2
-    if not any(runs.values()):
+    runs, study, status = read_runs(folder), read_runs(folder / STUDY), 0
+    if not runs and not study:
         found = f"{printable(folder.absolute())}: holds no result of a run"
         raise UserError(f"{found}: train one first, as in python main.py --model lenet")
-    for name, digest, draw in drawings(*runs.values()):
+    for name, digest, draw in drawings(runs, study):
         try:
             figure = draw()
             replace(folder / name, partial(save, figure, digest=digest))
         except Exception as error:  # of matplotlib's, whose kinds are many
-            problem = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-            warn(f"{printable(folder / name)}: cannot be drawn: {printable(problem)[:200]}", "error")
-            status = status or 1
+            warn(f"{printable(folder / name)}: cannot be drawn: {error!r:.200}", "error")
+            status = 1
         else:
             print(printable(folder / name))
     return status

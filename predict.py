@@ -13,6 +13,7 @@ import argparse
 import json
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +21,18 @@ import torch
 from torch import Tensor, nn
 
 from dataset import network_input
-from main import DEFAULTS, load_network
-from model import MODELS
+from main import DEFAULTS
+from model import MODELS, build
 from support import digits, files
 from support.digits import Glyph, PictureError, Reading
 from support.figures import save
-from support.run import run_name
+from support.run import checkpoint, history
 from support.terminal import Parser, UserError, number, printable, run_command, warn
 
 COMMITTED = Path(__file__).resolve().parent / "weights"  # of the three networks, NAME.pt
 USUAL_MODEL = "lenet_bn"  # with augmentation: the most accurate of the three
 TTA_ANGLES = (-10, 0, 10)  # degrees, of test-time augmentation: as much as handwriting slants
+load_network = partial(checkpoint.load_network, build)  # name and network of a file of weights
 MAX_SHOWN = 100  # pictures in one --show: one row each, and matplotlib stops at 65,536 pixels
 
 
@@ -46,7 +48,7 @@ def find_weights(arguments: argparse.Namespace, validation: int = 0) -> Path:
         return Path(arguments.weights)
     model, augment = arguments.model or USUAL_MODEL, arguments.augment or not arguments.model
     told = {"model": model, "augment": augment, "validation": validation, "seed": arguments.seed}
-    name, folder = run_name(DEFAULTS | told | {"data": "MNIST"}, DEFAULTS), Path(arguments.checkpoint_dir)
+    name, folder = history.run_name(DEFAULTS | told | {"data": "MNIST"}, DEFAULTS), Path(arguments.checkpoint_dir)
     for path in (folder / f"{name}.weights.pt", COMMITTED / f"{name}.pt"):
         if os.path.lexists(path):  # what is there and cannot be read is then said, not passed over
             return path

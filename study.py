@@ -18,6 +18,7 @@ import os
 import shlex
 import sys
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -28,16 +29,14 @@ import main
 from dataset import MNIST, SIZE, compose_affine, draw_affine, warp
 from support.compute import fast_layers_in
 from support.figures import save
-from support.files import make_folder, replace
+from support.files import replace
 from support.run import Callback
-from support.study import CONFIGURATIONS, differences, document, drawings, end_with_parent, read_study, run_jobs
+from support.study import CONFIGURATIONS, MOVES, differences, document, drawings, end_with_parent, read_study, run_jobs
 from support.terminal import Parser, number, run_command
 
 SEEDS = 10
 CLEAN_IMAGES = 10_000  # as many as the test set holds, so that both accuracies are equally exact
 GRADIENT_IMAGES = 1_000
-SHIFTS = (1, 2, 3, 4)  # pixels; hardly any ink is moved out of the image
-TURNS = (5, 10, 15, 20, 25)  # degrees; the augmentation turns by up to 20
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -53,9 +52,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--data-dir", help="folder of the data; as in main.py if left out")
     add("--output-dir", default="result_plot/study", help="folder of the histories; the figures lie in the one above")
     add("--checkpoint-dir", default="checkpoints/study", help="folder of checkpoints, weights and logs")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--list", action="store_true", help="print a command line for each run, and train nothing")
-    what.add_argument("--report", action="store_true", help="write the tables and draw the figures of what is trained")
+    add("--list", action="store_true", help="print a command line for each run, and train nothing")
+    add("--report", action="store_true", help="write the tables and draw the figures of what is trained")
     return parser.parse_args(argv)
 
 
@@ -64,29 +62,22 @@ def plan(arguments: argparse.Namespace) -> dict[str, list[str]]:
     options = ["--threads", "1", "--epochs", str(arguments.epochs)]
     options += ["--output-dir", arguments.output_dir, "--checkpoint-dir", arguments.checkpoint_dir]
     options += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
-    flags = {False: [], True: ["--augment"]}
-    return {
-        f"{model}{'_augment' * augment}_seed{seed}": ["--model", model, "--seed", f"{seed}", *options, *flags[augment]]
-        for seed in range(arguments.seeds)
-        for model, augment in CONFIGURATIONS
-    }
+    runs = {}
+    for seed, (model, augment) in product(range(arguments.seeds), CONFIGURATIONS):
+        told = ["--model", model, "--seed", f"{seed}", *["--augment"] * augment]
+        runs[f"{model}{'_augment' * augment}_seed{seed}"] = told + options
+    return runs
 
 
 def train_study(arguments: argparse.Namespace) -> int:
-    """Train what is not finished yet; returns 1 if a run failed, else 0. Raises UserError."""
+    """Train what is not finished yet; returns 1 if a run failed, else 0. Raises OSError."""
     folder = Path(arguments.checkpoint_dir)
-    make_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     runs = {
         folder / f"{name}.log": [sys.executable, __file__, "--run", *argv] for name, argv in plan(arguments).items()
     }
-    failed = []
-
-    def ended(log: Path, problem: str) -> None:
-        print(f"{log.stem}: {problem or 'finished'}")
-        failed.extend([log.stem] * bool(problem))
-
     try:
-        run_jobs(runs, arguments.jobs, ended)
+        failed = run_jobs(runs, arguments.jobs)
     except KeyboardInterrupt:
         print("stopped; the same command goes on")
         raise
@@ -108,9 +99,16 @@ def report(folder: Path) -> None:
 
 
 class StudyCallback(Callback):
-    """Keeps what `observe` measures, before the first epoch as initial_NAME, and what `measure_moved` does."""
+    """Measures on the first training images, before the first epoch (as initial_NAME) and after each, and at the end.
 
-    measures = ("clean_train_loss", "clean_train_accuracy")
+    clean_train_loss, clean_train_accuracy    of the averaged network, evaluated, on the first 10,000 images as they are
+    augmented_train_loss, ..._accuracy        if `augment`: on these, augmented by one draw, the same in all runs
+    gradient_norm_LAYER, weight_norm_LAYER    L2 norms of the gradient of the mean loss by a layer's weights, and of
+                                              these, of the network in training mode, on the first 1,000 images
+    accuracy_shiftN    of test images that were shifted by N pixels: the mean over left, right, up and down
+    accuracy_turnN     of test images that were turned by N degrees, bilinear: the mean over both ways
+    """
+
     pictures = False  # nobody looks at those of sixty runs
 
     def __init__(self, augment: bool) -> None:
@@ -120,25 +118,19 @@ class StudyCallback(Callback):
         return {f"initial_{name}": value for name, value in self.on_epoch_end(network, average, train_set).items()}
 
     def on_epoch_end(self, network: nn.Module, average: nn.Module, train_set: MNIST) -> dict[str, float]:
-        return observe(network, average, train_set, self.augment)
+        clean, augmented = first_images(train_set)
+        metrics = layer_norms(network, clean)
+        for kind, images in {"clean": clean, "augmented": augmented}.items() if self.augment else [("clean", clean)]:
+            metrics[f"{kind}_train_loss"], metrics[f"{kind}_train_accuracy"] = main.test(average, images)
+        return metrics
 
     def on_train_end(self, average: nn.Module, test_set: MNIST) -> dict[str, float]:
-        return measure_moved(average, test_set)
-
-
-def observe(network: nn.Module, average: nn.Module, train_set: MNIST, augment: bool) -> dict[str, float]:
-    """Loss and accuracy of `average` on the first training images, and the gradients of `network`.
-
-    clean_train_loss, clean_train_accuracy    of `average`, evaluated, on the first 10,000 images as they are
-    augmented_train_loss, ..._accuracy        if `augment`: on these, augmented by one draw, the same in all runs
-    gradient_norm_LAYER, weight_norm_LAYER    L2 norms of the gradient of the mean loss by a layer's weights, and of
-                                              these, of `network` in training mode, on the first 1,000 images
-    """
-    clean, augmented = first_images(train_set)
-    metrics = layer_norms(network, clean)
-    for kind, images in {"clean": clean, "augmented": augmented}.items() if augment else [("clean", clean)]:
-        metrics[f"{kind}_train_loss"], metrics[f"{kind}_train_accuracy"] = main.test(average, images)
-    return metrics
+        ways = {f"accuracy_shift{n}": [(0, n, 0), (0, -n, 0), (0, 0, n), (0, 0, -n)] for n in MOVES["shift"]}
+        ways |= {f"accuracy_turn{n}": [(n, 0, 0), (-n, 0, 0)] for n in MOVES["turn"]}
+        return {
+            name: sum(main.test(average, moved(test_set, *way))[1] for way in these) / len(these)
+            for name, these in ways.items()
+        }
 
 
 @cache
@@ -159,7 +151,7 @@ def warped(images: Tensor, matrices: Tensor) -> Tensor:
 
 
 def layer_norms(network: nn.Module, dataset: MNIST) -> dict[str, float]:
-    """The norms of `observe`, rounded to six digits to keep the files small."""
+    """The norms of StudyCallback, rounded to six digits to keep the files small."""
     network = copy.deepcopy(network).train()  # a copy: batch normalization updates its statistics as it goes
     first = range(min(GRADIENT_IMAGES, len(dataset)))
     with fast_layers_in(network):  # as it is trained, to the last bit
@@ -169,18 +161,6 @@ def layer_norms(network: nn.Module, dataset: MNIST) -> dict[str, float]:
     norms = {f"gradient_norm_{name}": gradient.norm() for name, gradient in zip(layers, gradients, strict=True)}
     norms |= {f"weight_norm_{name}": layer.weight.norm() for name, layer in layers.items()}
     return {name: float(f"{norm.item():.6g}") for name, norm in norms.items()}
-
-
-def measure_moved(network: nn.Module, test_set: MNIST) -> dict[str, float]:
-    """Accuracy on test images that were moved.
-
-    accuracy_shiftN    by N pixels: the mean over left, right, up and down
-    accuracy_turnN     by N degrees, bilinear: the mean over both ways
-    """
-    ways = {f"accuracy_shift{n}": [(0, n, 0), (0, -n, 0), (0, 0, n), (0, 0, -n)] for n in SHIFTS}
-    ways |= {f"accuracy_turn{n}": [(n, 0, 0), (-n, 0, 0)] for n in TURNS}
-    accuracies = {name: [main.test(network, moved(test_set, *way))[1] for way in these] for name, these in ways.items()}
-    return {name: sum(values) / len(values) for name, values in accuracies.items()}
 
 
 def moved(dataset: MNIST, angle: float, right: float, down: float) -> MNIST:

@@ -131,12 +131,9 @@ def report(measured: dict) -> str:
     setting = ", ".join(f"{key} {value}" for key, value in measured["setting"].items())
     columns = list(dict.fromkeys(key for row in measured["rows"] for key in row))
     cells = [columns, ["---"] * len(columns)]
-    cells += [[printed(row.get(column, "")) for column in columns] for row in measured["rows"]]
+    values = [[row.get(column, "") for column in columns] for row in measured["rows"]]
+    cells += [[f"{value:,.3g}" if isinstance(value, float) else f"{value}" for value in row] for row in values]
     return f"{setting}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in cells)
-
-
-def printed(value: str | float) -> str:
-    return f"{value:,.3g}" if isinstance(value, float) else f"{value}"
 
 
 def benchmark() -> None:
@@ -149,8 +146,6 @@ def benchmark() -> None:
     parser.add_argument("--against", type=Path, help="another checkout, to be compared with in the part epochs")
     parser.add_argument("--json", type=Path, help="file for what was measured")
     arguments = parser.parse_args()
-    if arguments.epochs < 2:
-        parser.error(f"--epochs {arguments.epochs}: expected at least 2, since the first one warms up")
     gpu = {"gpu": torch.cuda.get_device_name()} if arguments.device == "cuda" else {}
     setting = gpu | {"torch": torch.__version__, "threads": torch.get_num_threads(), "rounds": arguments.rounds}
     setting |= {"epochs": arguments.epochs}

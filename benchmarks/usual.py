@@ -74,12 +74,11 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, required=True)
     parser.add_argument("--augment", action="store_true")
     parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="that decode images (one for each core)")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     train_set = UsualMNIST(ROOT / "data" / "train.tar.gz", arguments.augment)
     test_set = UsualMNIST(ROOT / "data" / "test.tar.gz")
-    loader = {"num_workers": arguments.workers, "persistent_workers": arguments.workers > 0}
+    loader = {"num_workers": os.cpu_count(), "persistent_workers": True}  # which decode images
     train_batches = DataLoader(train_set, batch_size=128, shuffle=True, **loader)
     test_batches = DataLoader(test_set, batch_size=1000, **loader)
     network = MODELS[arguments.model]()

@@ -6,13 +6,10 @@ renamed, so a reader sees the old file or the new one, whatever happens in betwe
 
 import io
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
-
-from support.terminal import UserError, printable
 
 TEMPORARY = ".partial"  # the ending of a file that is still being written
 MAX_UNPACKED = 2**30  # bytes: a thousand times what a checkpoint of these networks takes
@@ -43,16 +40,6 @@ def clear_temporary(path: Path) -> None:
     """Remove what a killed process left beside `path`. Only for the one process that may write `path`."""
     for left_over in path.parent.glob(f".{path.name}.*{TEMPORARY}"):
         left_over.unlink(missing_ok=True)
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder that can be written to. Raises UserError."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise UserError(f"{printable(path)}: cannot be written: {error.strerror}; choose another folder") from None
 
 
 def open_regular(path: Path) -> BinaryIO:

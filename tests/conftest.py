@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+import runs
 import torch
 
 import dataset
-from support.data import read_images, write_tar
 from support.figures.axes import STYLE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,9 +25,6 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 torch.ones((), requires_grad=True).backward()
 
 
-SMALL = {"train": 1437, "test": 360}  # images of the data set that tests train on: a run of an epoch takes a moment
-
-
 @pytest.fixture(scope="session")
 def mnist_dir() -> Path:
     """The folder of the whole MNIST, train.tar.gz and test.tar.gz."""
@@ -36,13 +33,8 @@ def mnist_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def sample(mnist_dir, tmp_path_factory) -> Path:
-    """A folder with train.tar and test.tar: the first 1,437 and 360 digits of MNIST."""
-    folder = tmp_path_factory.mktemp("sample") / "sample"
-    folder.mkdir()
-    for split, count in SMALL.items():
-        images, labels = read_images(mnist_dir / f"{split}.tar.gz")
-        write_tar(folder / f"{split}.tar", split, images[:count], labels[:count])
-    return folder
+    """The first 1,437 and 360 digits of MNIST: a run of an epoch takes a moment."""
+    return runs.first_images(mnist_dir, tmp_path_factory.mktemp("sample") / "sample", 1437, 360)
 
 
 @pytest.fixture
@@ -57,13 +49,15 @@ def test_set(sample) -> dataset.MNIST:
 
 @pytest.fixture(scope="module")
 def small(sample, tmp_path_factory) -> Path:
-    """A folder of 210 training and 70 test images of the sample, all ten digits in both: a loop to be watched."""
-    folder = tmp_path_factory.mktemp("data") / "small"
-    folder.mkdir()
-    for split, count in (("train", 210), ("test", 70)):
-        whole = dataset.MNIST(sample / f"{split}.tar")
-        write_tar(folder / f"{split}.tar", split, whole.images[:count], whole.labels[:count])
-    return folder
+    """210 training and 70 test images of the sample, all ten digits in both: a loop to be watched."""
+    return runs.first_images(sample, tmp_path_factory.mktemp("data") / "small", 210, 70)
+
+
+@pytest.fixture(scope="module")
+def cheap_picture():
+    with pytest.MonkeyPatch.context() as patch:
+        runs.cheap_picture(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

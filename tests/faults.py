@@ -1,15 +1,9 @@
-"""The fault harness: runs that are killed.
+"""Runs that are killed, each in a process of its own, forked from this one, which has imported torch. Needs Linux.
 
-    python tests/faults.py --kills 100 --seed 0
-    python tests/faults.py --kills 100 --signal INT    # else SIGKILL, SIGINT and SIGTERM by chance
+    python tests/faults.py --kills 200 --seed 1    # a third of them by Ctrl-C; with --signal INT all
 
-The three runs of the README, on few digits, are killed, gone on with by --resume, and killed again until they are
-through. Half of the kills come at a random moment, half inside the writing of a file; one in four while the result
-takes the place of another run's. After each kill every file has to be whole and every epoch that was printed saved; at
-the end all files have to equal, bit for bit, those of a run that was never killed, but for the seconds of each epoch.
-
-The same at chosen places, with full disks and broken streams: tests/test_faults.py. Every run is a process of its own,
-forked from this one, which has imported torch. Needs Linux.
+After each kill every file has to be whole and every epoch that was printed saved; at the end all files have to equal,
+bit for bit, those of a run that was never killed, but for the seconds of each epoch.
 """
 
 import argparse
@@ -21,30 +15,25 @@ import random
 import re
 import shutil
 import signal
-import stat
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import pytest
 import torch
+from runs import Ended, cheap_picture, first_images, interrupt
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import main
+from support import files
 
-from runs import Ended, cheap_picture, interrupt  # noqa: E402
-
-import main  # noqa: E402
-from support import files  # noqa: E402
-from support.data import find_data, read_images, write_tar  # noqa: E402
-
-RUNS = (["--model", "lenet"], ["--model", "mlp"], ["--model", "lenet_bn", "--augment"])
+RUNS = ["--model", "mlp"], ["--model", "lenet"], ["--model", "lenet_bn", "--augment"]
 EPOCHS = 4  # enough to be killed before, between and behind checkpoints
 STEPS = 3  # of the writing of a file, see `in_step`
 KILLS_A_RUN = 8  # then the run is left to finish, so that each round reaches the comparison
@@ -64,12 +53,9 @@ def run(argv: list[str], folder: Path, fault: Fault = lambda: None) -> Ended:
     process.join(PATIENCE)
     process.kill()
     process.join()
-    texts = []
-    for reader, writer in pipes:
+    for _, writer in pipes:
         os.close(writer)
-        with open(reader, errors="replace") as pipe:
-            texts.append(pipe.read())
-    return Ended(process.exitcode, *texts)
+    return Ended(process.exitcode, *(open(reader, errors="replace").read() for reader, _ in pipes))
 
 
 def _become(argv: list[str], folder: Path, fault: Fault, pipes: list[tuple[int, int]]) -> None:
@@ -101,7 +87,7 @@ def in_step(number: int, action: Callable[[], object]) -> Fault:
     steps, fsync, rename = itertools.count(1), os.fsync, os.replace
 
     def watched_fsync(descriptor: int) -> None:
-        if stat.S_ISREG(os.fstat(descriptor).st_mode) and next(steps) == number:  # no folder
+        if next(steps) == number:
             os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
             action()
         fsync(descriptor)
@@ -133,33 +119,28 @@ def read(path: Path) -> Any:
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    return json.loads(path.read_text())  # what stands in place of a picture is a list of numbers
+    return json.loads(path.read_text())  # what stands in place of a picture is a list
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """What the files below the folder hold, to the last bit, by file and place in it. Raises as `read` does."""
-    read_files = {path.relative_to(folder): read(path) for path in left_behind(folder)[0]}
-    return {f"{name}{place}": value for name, content in read_files.items() for place, value in leaves(content).items()}
+    """What the files below the folder hold, to the last bit. Raises as `read` does."""
+    return {str(path.relative_to(folder)): bits(read(path)) for path in left_behind(folder)[0]}
 
 
-def leaves(content: object, place: str = "") -> dict[str, object]:
-    """All single values, by their place, to be compared; less what is named `seconds`, which no two runs share."""
+def bits(content: object) -> object:
+    """Equal only where all bits are: arrays as bytes, numbers as text; less `seconds`, which no two runs share."""
     if isinstance(content, torch.Tensor | np.ndarray):
         array = np.asarray(content)
-        return {place: (array.dtype, array.shape, array.tobytes())}
-    if not isinstance(content, dict | list | tuple):
-        return {place: (type(content), content)}
-    parts = dict(content if isinstance(content, dict) else enumerate(content))
-    found: dict[str, object] = {place: (type(content), len(parts))}
-    for name in parts.keys() - {"seconds"}:
-        found |= leaves(parts[name], f"{place}/{name}")
-    return found
+        return array.dtype, array.shape, array.tobytes()
+    if isinstance(content, dict):
+        return {name: bits(value) for name, value in content.items() if name != "seconds"}
+    return [bits(value) for value in content] if isinstance(content, list | tuple) else repr(content)
 
 
 def assert_same(ours: Path, theirs: Path) -> None:
     """The files of the two folders hold the same, and no temporary one is left in ours."""
     found, expected = contents(ours), contents(theirs)
-    different = sorted(place for place in found.keys() | expected.keys() if found.get(place) != expected.get(place))
+    different = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
     assert not different, f"{ours} differs from {theirs} in {different}"
     assert not left_behind(ours)[1], f"{ours}: a left-over was not cleared"
 
@@ -178,117 +159,82 @@ def check_whole(folder: Path) -> None:
 
 
 def epochs_saved(folder: Path) -> int:
-    """Epochs in the only checkpoint below the folder."""
-    found = [path for path in left_behind(folder)[0] if path.suffixes == [".pt"]]
-    return len(read(found[0])["history"]["train_loss"]) if found else 0
+    """Epochs of the run below the folder: in its checkpoint or, once it is finished, beside its weights."""
+    saved = [read(path)["history"] for path in left_behind(folder)[0] if path.suffix == ".pt"]
+    return max((len(history["train_loss"]) for history in saved), default=0)
 
 
-@dataclass
-class Harness:
-    """What all parts share, and what was done. Its methods raise AssertionError where a guarantee is broken."""
-
-    folder: Path  # everything happens below it
-    signals: tuple[int, ...] = SIGNALS  # that kill
-    chance: random.Random = field(default_factory=random.Random)
-    kills: int = 0
-    compared: int = 0
-
-    def new_folder(self) -> Path:
-        return Path(tempfile.mkdtemp(dir=self.folder))
-
-    def kill(self) -> Callable[[], None]:
-        return interrupt(self.chance.choice(self.signals))
-
-    def run(self, argv: list[str], folder: Path, statuses: Iterable[int], fault: Fault = lambda: None) -> int:
-        """Run it and look: how it ended, that all files are whole and no epoch is lost; its exit status."""
-        before = epochs_saved(folder) if "--resume" in argv else 0
-        ended = run(argv, folder, fault)
-        assert ended.status in statuses, (argv, ended)
-        assert len(ended.err.splitlines()) <= 2, (argv, ended)
-        check_whole(folder)
-        printed = [int(epoch) for epoch in re.findall(r"^epoch +(\d+)/", ended.out, re.MULTILINE)]
-        assert printed == list(range(before + 1, before + 1 + len(printed))), (argv, before, ended)
-        assert epochs_saved(folder) >= max(printed, default=before), (argv, before, ended)
-        return ended.status
-
-    def reference(self, argv: list[str]) -> Path:
-        """The folder of an undisturbed run."""
-        self.run(argv, folder := self.new_folder(), {0})
-        return folder
-
-    def kill_run(self, argv: list[str], reference: Path, faults: Iterable[Fault], before: Path | None = None) -> None:
-        """Kill a run by each of the faults, unless it is through; let the last attempt finish; compare.
-
-        before: a folder with another run's files, which it is to replace.
-        """
-        folder = self.new_folder()
-        if before:
-            shutil.copytree(before, folder, dirs_exist_ok=True)
-        for fault in faults:
-            how = "--restart" if before else "--resume"
-            if self.run([*argv, how], folder, {0, *STOPPED}, fault) == 0:
-                break
-            self.kills += 1
-        self.run([*argv, "--resume"], folder, {0})
-        assert_same(folder, reference)
-        self.compared += 1
+def attempt(argv: list[str], folder: Path, statuses: Iterable[int], fault: Fault = lambda: None) -> int:
+    """Run it and look: how it ended, that all files are whole and no epoch is lost; its exit status."""
+    before = epochs_saved(folder) if "--resume" in argv else 0
+    ended = run(argv, folder, fault)
+    assert ended.status in statuses, (argv, ended)
+    assert len(ended.err.splitlines()) <= 2, (argv, ended)
+    check_whole(folder)
+    printed = [int(epoch) for epoch in re.findall(r"^epoch +(\d+)/", ended.out, re.MULTILINE)]
+    assert printed == list(range(before + 1, before + 1 + len(printed))), (argv, before, ended)
+    assert epochs_saved(folder) >= max(printed, default=before), (argv, before, ended)
+    return ended.status
 
 
-def kill_runs(harness: Harness, wanted: int, argvs: list[list[str]]) -> None:
-    """Kill and go on with each of the runs, round after round, until there were `wanted` kills."""
-    references = []
-    for argv in argvs:
-        started = time.monotonic()
-        references.append((argv, harness.reference(argv), time.monotonic() - started))
-
-    def somewhere(seconds: float) -> Fault:
-        if harness.chance.random() < 0.5:
-            return at_moment(harness.chance.uniform(0.1, seconds), harness.kill())
-        return in_step(harness.chance.randint(1, STEPS * EPOCHS), harness.kill())
-
-    kills = min(KILLS_A_RUN, max(1, wanted // len(argvs)))
-    for argv, reference, seconds in itertools.cycle(references):
-        if harness.kills >= wanted:
-            return
-        harness.kill_run(argv, reference, [somewhere(seconds) for _ in range(kills)])
-
-
-def kill_while_replacing(harness: Harness, wanted: int, argv: list[str]) -> None:
-    """Kill a run of one epoch in so many of the steps in which its files take the place of another run's."""
-    argv = [*argv, "--name", "run"]
-    before, reference = harness.reference([*argv, "--lr", "0.02"]), harness.reference(argv)
-    steps = range(STEPS, 6 * STEPS + 1)  # from its checkpoint on: until then --resume finds the other run
-    for step in harness.chance.sample(steps, min(wanted, len(steps))):
-        harness.kill_run(argv, reference, [in_step(step, harness.kill())], before)
-
-
-def few_digits(folder: Path) -> Path:
-    """A data set of the first 600 training and 200 test digits of MNIST."""
-    source = find_data(None)
-    for split, path, count in (("train", source.train, 600), ("test", source.test, 200)):
-        images, labels = read_images(path)
-        write_tar(folder / f"{split}.tar", split, images[:count], labels[:count])
+def reference(argv: list[str], folder: Path) -> Path:
+    """The folder of an undisturbed run, which is made."""
+    folder.mkdir()
+    attempt(argv, folder, {0})
     return folder
 
 
-def main_faults(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Kill runs, and see that nothing is lost.")
-    parser.add_argument("--kills", type=int, default=100, help="processes to kill (default: 100)")
-    parser.add_argument("--signal", choices=[number.name[3:] for number in SIGNALS], help="that kills (default: any)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
-    options = parser.parse_args(argv)
-    torch.set_num_threads(1)  # threads do not survive fork
+def kill_run(argv: list[str], folder: Path, expected: Path, faults: Iterable[Fault]) -> int:
+    """Kill a run by each of the faults, unless it is through; let the last attempt finish; compare. How many kills."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    kills = 0
+    for fault in faults:
+        if attempt([*argv, "--resume"], folder, {0, *STOPPED}, fault) == 0:
+            break
+        kills += 1
+    attempt([*argv, "--resume"], folder, {0})
+    assert_same(folder, expected)
+    return kills
+
+
+def kill_anywhere(data: Path, folder: Path, wanted: int, seed: int, signals: Sequence[int] = SIGNALS) -> int:
+    """Kill RUNS, of EPOCHS, until there were so many kills; returns how many there were.
+
+    Half of them come at a random moment, half inside the writing of a file.
+    """
+    told = ["--epochs", f"{EPOCHS}", "--batch-size", "50", "--data-dir", str(data), "--device", "cpu"]
+    references = []
+    for number, options in enumerate(RUNS):
+        started, argv = time.monotonic(), [*options, *told]
+        references.append((argv, reference(argv, folder / f"{number}"), time.monotonic() - started))
+    chance, kills, rounds = random.Random(seed), 0, itertools.cycle(references)
+    while kills < wanted:
+        argv, expected, seconds = next(rounds)
+        actions = [interrupt(chance.choice(signals)) for _ in range(min(KILLS_A_RUN, 1 + wanted // len(RUNS)))]
+        faults = [
+            at_moment(chance.uniform(0.1, seconds), action)
+            if chance.random() < 0.5
+            else in_step(chance.randint(1, STEPS * EPOCHS), action)
+            for action in actions
+        ]
+        kills += kill_run(argv, folder / "killed", expected, faults)
+    return kills
+
+
+def main_faults() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
+    parser.add_argument("--signal", choices=[number.name[3:] for number in SIGNALS], help="(default: any of them)")
+    arguments = parser.parse_args()
+    signals = [number for number in SIGNALS if arguments.signal in (None, number.name[3:])]
+    torch.set_num_threads(1)  # threads do not survive a fork
     cheap_picture(pytest.MonkeyPatch())
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="faults-") as workplace:
-        signals = (signal.Signals[f"SIG{options.signal}"],) if options.signal else SIGNALS
-        harness = Harness(Path(workplace), signals, random.Random(options.seed))
-        common = ["--data-dir", str(few_digits(harness.new_folder())), "--device", "cpu", "--batch-size", "50"]
-        argvs = [[*argv, *common, "--epochs", str(EPOCHS)] for argv in RUNS]
-        kill_runs(harness, options.kills - options.kills // 4, argvs)
-        kill_while_replacing(harness, options.kills // 4, [*RUNS[1], *common, "--epochs", "1"])
-    counts = f"{harness.kills} kills; {harness.compared} runs compared; 0 guarantees broken"
-    print(f"{counts}; {time.monotonic() - started:.0f} s")
+    with tempfile.TemporaryDirectory() as folder:
+        data = first_images(Path(main.__file__).with_name("data"), Path(folder) / "data", 1437, 360)
+        kills = kill_anywhere(data, Path(folder), arguments.kills, arguments.seed, signals)
+    print(f"{kills} times a run was killed; all files were whole, and all runs ended as those that were not")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,6 @@
-"""Take the picture of the page to draw on: python tests/picture_of_page.py result_plot/draw.png"""
+"""Take the picture of the page to draw on: python -m tests.picture_of_page result_plot/draw.png"""
 
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.test_page import DIGITS, draw, open_page, settled, start_browser
 

@@ -1,4 +1,4 @@
-"""Runs of `main.py` in the tests' own process, on few digits, with what they printed and left."""
+"""Commands, above all runs of `main.py`, in the tests' own process, on few digits: what they printed and left."""
 
 import contextlib
 import io
@@ -12,6 +12,8 @@ from typing import NamedTuple
 import pytest
 
 import main
+from dataset import MNIST
+from support.data import write_tar
 from support.run import Callback
 
 NAME = "mine"
@@ -32,18 +34,19 @@ def command(folder: Path, data: Path, *options: str) -> list[str]:
     return [*argv, *places, *options]
 
 
-def start(folder: Path, data: Path, *options: str, callback: Callback | None = None) -> Ended:
-    return start_line(command(folder, data, *options), callback)
-
-
-def start_line(argv: list[str], callback: Callback | None = None) -> Ended:
+def ended(action: Callable[..., object], *arguments: object) -> Ended:
+    """What a command's `main` comes to."""
     status = 0
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         try:
-            main.main(argv, callback or Callback())
+            action(*arguments)
         except SystemExit as leave:
             status = leave.code
     return Ended(status, out.getvalue(), err.getvalue())
+
+
+def start(folder: Path, data: Path, *options: str, callback: Callback | None = None) -> Ended:
+    return ended(main.main, command(folder, data, *options), callback or Callback())
 
 
 def refused(ended: Ended, status: int = 2) -> str:
@@ -81,4 +84,13 @@ def interrupt(number: int = signal.SIGINT) -> Callable[[], None]:
 def cheap_picture(patch: pytest.MonkeyPatch) -> None:
     """In place of the picture, which takes longer than training on a few images, what it is drawn from."""
     patch.setattr(main.plot, "draw_run", lambda history: history["test_loss"])
-    patch.setattr(main.plot, "save", lambda figure, file, digest=None: file.write(repr(figure).encode()))
+    patch.setattr(main.plot, "save", lambda losses, file, digest: file.write(json.dumps([losses, digest]).encode()))
+
+
+def first_images(source: Path, folder: Path, train: int, test: int) -> Path:
+    """A folder with train.tar and test.tar: so many of the first images of the archives in another one."""
+    folder.mkdir()
+    for split, count in (("train", train), ("test", test)):
+        whole = MNIST(next(source.glob(f"{split}.tar*")))
+        write_tar(folder / f"{split}.tar", split, whole.images[:count], whole.labels[:count])
+    return folder

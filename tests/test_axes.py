@@ -13,7 +13,6 @@ import pytest
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
 from matplotlib.text import Annotation, Text
 from PIL import Image
 
@@ -72,8 +71,9 @@ def test_numbers_are_written_so_that_none_lies():
 def test_a_logarithmic_axis_has_a_few_round_ticks(high):
     axes = Figure().subplots()
     figures.log_axis(axes, np.array([1e-8, 1e-8 * high]), "loss")
-    assert 2 <= len(axes.get_yticks()) <= 12
-    assert all(axes.get_ylim()[0] <= tick <= axes.get_ylim()[1] for tick in axes.get_yticks())
+    ticks, (bottom, top) = axes.get_yticks(), axes.get_ylim()
+    assert 2 <= len(ticks) <= 12
+    assert bottom <= min(ticks) <= max(ticks) <= top
     assert all(len(text.get_text()) <= 8 for text in axes.get_yticklabels())
 
 
@@ -95,7 +95,6 @@ def test_several_runs_are_drawn_as_their_mean_in_a_band_of_one_standard_deviatio
 
 
 def test_labels_are_spread_as_little_as_possible():
-    assert look.spread([0.5, 0.1, 0.9], 0.2) == pytest.approx([0.5, 0.1, 0.9])
     assert look.spread([0.52, 0.5, 0.9], 0.2) == pytest.approx([0.61, 0.41, 0.9])
     assert look.spread([0.0, 0.0, 0.0], 0.1) == pytest.approx([0, 0.1, 0.2])
     assert look.spread([1.0, 1.0], 0.1) == pytest.approx([0.9, 1.0])
@@ -111,31 +110,11 @@ def test_settings_of_the_user_change_nothing():
         assert np.array_equal(pixels(draw([[0.5, 0.1], [0.5, 0.2]])), expected)
 
 
-def test_a_letter_that_the_first_font_lacks_is_taken_from_the_next(monkeypatch, recwarn):
-    other = "STIXGeneral"  # comes with matplotlib, as the first one does
-    have = [set(get_font(findfont(name)).get_charmap()) for name in (look.FONTS[0], other)]
-    letters = [chr(code) for code in sorted(have[1] - have[0]) if code < 0xE000][:2]
-    monkeypatch.setitem(look.STYLE, "font.family", [look.FONTS[0], other])
-    one, two = (pixels(draw([[0.5, 0.1], [0.5, 0.2]], names=("a", letter))) for letter in letters)
-    assert not np.array_equal(one, two)  # letters, not two boxes that look the same
-    assert not recwarn.list
-
-
-def run(*command, **environment):
-    return subprocess.check_output([sys.executable, *command], env={**os.environ, **environment}, cwd=ROOT, text=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ["predict.py", "study.py"])  # both import main.py, which imports plot.py
-def test_no_command_cares_for_what_a_notebook_has_set(command, tmp_path):
-    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: none_such\naxes.prop_cycle: nonsense\n")
-    backend = "module://matplotlib_inline.backend_inline"
-    assert "usage: " in run(command, "--help", MPLBACKEND=backend, MATPLOTLIBRC=str(tmp_path))
-
-
 @pytest.mark.parametrize(("asked", "given"), [("svg", "svg"), ("module://matplotlib_inline.backend_inline", "agg")])
 def test_a_backend_that_is_there_stays_the_users(asked, given):
     code = "import plot, matplotlib, os, sys; print(matplotlib.get_backend(), os.environ['MPLBACKEND'], *sys.modules)"
-    backend, variable, *modules = run("-c", code, MPLBACKEND=asked).split()
+    environment = {**os.environ, "MPLBACKEND": asked}
+    said = subprocess.check_output([sys.executable, "-c", code], env=environment, cwd=ROOT, text=True)
+    backend, variable, *modules = said.split()
     assert (backend.lower(), variable) == (given, asked)
     assert not {"torch", "scipy", "main"} & set(modules)  # plot.py is there in half a second

@@ -64,9 +64,9 @@ def test_an_epoch_reads_nothing_from_the_device_before_its_end(sample, monkeypat
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         train_set.images, train_set.labels = mode.from_tensor(train_set.images), mode.from_tensor(train_set.labels)
         settings = main.Settings(name, augment=True, batch_size=64)
-        training = main.make_training(settings, MODELS[name](), train_set, train_set)
+        training = main.Training(settings, MODELS[name](), train_set)
         training.batches.order = lambda: torch.arange(len(train_set))
-        main.train(*training[1:3], training.batches, training.optimizer, training.scheduler)
+        main.train(training.wrapped, training.average, training.batches, training.optimizer, training.scheduler)
 
 
 @needs_gpu
@@ -120,7 +120,7 @@ def test_an_epoch_waits_for_the_gpu_once(small, monkeypatch):
     """Apart from the shuffled order's way there and the capture: PyTorch raises at a synchronizing call in between."""
     train_set = main.MNIST(small / "train.tar").to("cuda")
     settings = main.Settings("lenet_bn", augment=True, batch_size=30)
-    training = main.make_training(settings, LeNet5(batch_norm=True).cuda(), train_set, train_set)
+    training = main.Training(settings, LeNet5(batch_norm=True).cuda(), train_set)
     train_set.augment = main.AUGMENT
     ready = list(training.batches)
     for batch in ready[: EAGER_STEPS + 1]:

@@ -20,17 +20,16 @@ import torch
 from bounds import chunk, idx, member, pax
 from PIL import Image
 
-from support.data import DataError, find, images, read_images, write_tar
+from support.data import DataError, images, read_images, write_tar
 from support.data.png import SIGNATURE, SIZE
 
-COMPRESS = {"plain": bytes, "gzip": gzip.compress, "bzip2": bz2.compress}
-FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+COMPRESS = (bytes, gzip.compress, bz2.compress)
+FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 
 
 def written(write: Callable[[io.BytesIO], object]) -> bytes:
     """What a function writes into a file."""
-    file = io.BytesIO()
-    write(file)
+    write(file := io.BytesIO())
     return file.getvalue()
 
 
@@ -79,7 +78,6 @@ def refusal(path: Path) -> str:
     assert str(path.parent) in message
     assert message.isprintable()
     assert len(message) < 500
-    assert not re.search("convert|object at", message)
     return message
 
 
@@ -89,30 +87,25 @@ NUMBERS = range(0, 120, 3)  # with gaps, as in a part of a set
 NOISE = np.random.default_rng(0).integers(0, 256, (len(NUMBERS), SIZE, SIZE), np.uint8)
 NOISE[::2] //= 64  # of which other filters are chosen
 MEMBERS = [(f"part/{number:05d}_{number % 10}.png", png(pixels)) for number, pixels in zip(NUMBERS, NOISE, strict=True)]
-random.Random(0).shuffle(MEMBERS)
 
 
 def is_noise(path: Path) -> bool:
     """Whether these are the forty images and labels, in order, as arrays that can be written to."""
     found, labels = read_images(path)
-    assert (found.dtype, labels.dtype) == (np.uint8, np.int64)
-    assert found.flags.writeable
-    assert labels.flags.writeable
+    assert [(array.dtype, array.flags.writeable) for array in (found, labels)] == [(np.uint8, True), (np.int64, True)]
     return np.array_equal(found, NOISE) and labels.tolist() == [number % 10 for number in NUMBERS]
 
 
-@pytest.mark.parametrize("compress", COMPRESS.values(), ids=COMPRESS.keys())
-@pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS.keys())
-def test_every_archive_gives_the_same_arrays_in_any_order(save, format, compress) -> None:
+@pytest.mark.parametrize(("compress", "format"), list(zip(COMPRESS, FORMATS, strict=True)))
+def test_every_archive_gives_the_same_arrays_in_any_order(save, compress, format) -> None:
     names = ("._x", "part/._00000_0.png", ".DS_Store", "part/Thumbs.db", "README.md", "LICENSE", ".git/objects/00")
-    others = [(name, b"no image" * (200_000 if name == "LICENSE" else 100)) for name in names]
-    assert is_noise(
-        save(compress(member("part/", kind=b"5", size=9) + tar(MEMBERS[0], *others, *MEMBERS[1:], format=format)))
-    )
+    members = [*MEMBERS, *((name, b"no image" * 100) for name in names)]
+    random.Random(0).shuffle(members)
+    assert is_noise(save(compress(member("part/", kind=b"5", size=9) + tar(*members, format=format))))
 
 
 def test_a_folder_gives_the_same_arrays(save, tmp_path) -> None:
-    for number, (name, data) in enumerate(MEMBERS):
+    for number, (name, data) in enumerate(reversed(MEMBERS)):
         save(data, f"top/{('one', 'two/three', '.')[number % 3]}/{Path(name).name}")
     for name in ("Thumbs.db", ".hidden", ".git/1_1.png", "one/._00000_0.png"):
         save(b"no image", f"top/{name}")
@@ -122,31 +115,28 @@ def test_a_folder_gives_the_same_arrays(save, tmp_path) -> None:
 
 
 def test_long_names_in_every_format_and_the_header_of_git_archive(save) -> None:
-    for prefix, format in (("p" * 90, "ustar"), ("ä" * 150, "gnu"), ("ä" * 150, "pax")):
-        assert is_noise(save(tar(*((f"{prefix}/{name}", data) for name, data in MEMBERS), format=FORMATS[format])))
-    assert is_noise(save(pax(b"comment=1", kind=b"g") + tar(*MEMBERS)))
+    for prefix, format in zip(("p" * 90, "ä" * 150, "ä" * 150), FORMATS, strict=True):
+        assert is_noise(save(tar(*((f"{prefix}/{name}", data) for name, data in MEMBERS), format=format)))
+    assert is_noise(save(pax(b"comment=1\n12 a=", kind=b"g") + tar(*MEMBERS)))
 
 
 def test_nothing_is_extracted(tmp_path, save) -> None:
     path = save(named(f"{tmp_path}/0_0.png", "../../1_1.png"))
-    assert len(read_images(path)[0]) == 2
+    assert read_images(path)[1].tolist() == [0, 1]
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(
-    ("names", "order", "labels"),
-    [
-        # by number where it is unique, else by path
-        (["train/7/10.png", "train/7/2.png", "train/0/00003.PNG"], [1, 2, 0], [7, 0, 7]),
-        (["7/img 2.png", "0/img 2.png"], [1, 0], [0, 7]),
-        (["5/2_5.png", "5/1.png"], [1, 0], [5, 5]),  # the label may be said again
-    ],
-)
-def test_the_number_and_the_label_are_in_the_name_or_the_folder(save, tmp_path, names, order, labels) -> None:
+NAMES = [  # and the order of their images, and their labels
+    (["train/7/10.png", "train/7/2.png", "train/0/00003.PNG", "train/0/2.png"], [3, 1, 2, 0], [0, 7, 0, 7]),
+    (["7/img 2.png", "0/img 2.png", "5/2_5.png"], [1, 0, 2], [0, 7, 5]),  # in the last the label is said again
+]
+
+
+@pytest.mark.parametrize(("names", "order", "labels"), NAMES)
+def test_images_are_ordered_by_number_and_path_and_labelled_by_name_or_folder(save, names, order, labels) -> None:
     members = [(name, png(np.full((SIZE, SIZE), value, np.uint8))) for value, name in enumerate(names)]
-    for name, data in members:
-        save(data, f"top/{name}")
-    for path in (tmp_path / "top", save(tar(*members))):
+    tops = [save(data, f"top/{name}").parents[name.count("/")] for name, data in members]
+    for path in (tops[0], save(tar(*members))):
         found = read_images(path)
         assert (found[0][:, 0, 0].tolist(), found[1].tolist()) == (order, labels)
 
@@ -168,9 +158,7 @@ def test_what_is_written_is_read_again_and_the_same_each_time_in_a_new_folder(tm
     write_tar(tmp_path / "a.tar", "train", NOISE, torch.arange(40))
     write_tar(tmp_path / "b" / "c" / "b.tar", "train", transposed, list(range(40)))
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b" / "c" / "b.tar").read_bytes()
-    found, labels = read_images(tmp_path / "a.tar")
-    assert np.array_equal(found, NOISE)
-    assert labels.tolist() == list(range(40))
+    assert np.array_equal(read_images(tmp_path / "a.tar")[0], NOISE)
     with tarfile.open(tmp_path / "a.tar") as archive:
         assert archive.getnames() == ["train", *(f"train/{i:05d}_{i}.png" for i in range(40))]
         assert {(member.mtime, member.uid, member.gid, member.uname) for member in archive} == {(0, 0, 0, "")}
@@ -191,22 +179,21 @@ def test_the_lines_of_the_readme_make_the_packed_mnist_anew(mnist_dir, tmp_path,
 
 
 PIXELS = np.zeros((2, SIZE, SIZE), np.uint8)
-WRONG_ARRAYS = [
-    ("bool (2, 28, 28)", PIXELS.astype(bool), [0, 1]),
-    ("(2, 1, 28, 28)", PIXELS[:, None], [0, 1]),
-    ("uint8 (0, 28, 28)", PIXELS[:0], np.zeros(0, int)),
-    ("float64 (2,)", PIXELS, [0.0, 1.0]),
-    ("(3,)", PIXELS, [0, 1, 2]),
-    ("(1, 2)", PIXELS, [[0, 1]]),
-    ("integers (N,) 0 to 255", PIXELS, [0, -1]),
-    ("up to 256", PIXELS, [0, 256]),
-]
+WRONG_ARRAYS = {
+    "bool (2, 28, 28)": (PIXELS.astype(bool), [0, 1]),
+    "(2, 1, 28, 28)": (PIXELS[:, None], [0, 1]),
+    "uint8 (0, 28, 28)": (PIXELS[:0], np.zeros(0, int)),
+    "float64 (2,)": (PIXELS, [0.0, 1.0]),
+    "(3,)": (PIXELS, [0, 1, 2]),
+    "integers (N,) 0 to 255": (PIXELS, [0, -1]),
+    "up to 256": (PIXELS, [0, 256]),
+}
 
 
-@pytest.mark.parametrize(("said", "pixels", "labels"), WRONG_ARRAYS)
-def test_arrays_that_cannot_be_written_are_named_and_nothing_is_written(tmp_path, said, pixels, labels) -> None:
+@pytest.mark.parametrize("said", WRONG_ARRAYS)
+def test_arrays_that_cannot_be_written_are_named_and_nothing_is_written(tmp_path, said) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
-        write_tar(tmp_path / "new" / "a.tar", "train", pixels, labels)
+        write_tar(tmp_path / "new" / "a.tar", "train", *WRONG_ARRAYS[said])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -245,28 +232,24 @@ WRONG_PNGS = [
     ("is 28x28, 16-bit; expected 28x28, 8-bit grayscale", png(np.full((SIZE, SIZE), 200, np.uint16))),
     ("is 4294967295x4294967295", SIGNATURE + chunk(b"IHDR" + b"\xff" * 8 + b"\x08\0\0\0\0") + chunk(b"IEND")),
     ("is coloured or transparent, of mode RGB;", png(np.full((SIZE, SIZE, 3), (9, 9, 0), np.uint8))),
-    ("is coloured or transparent, of mode RGBA", png(np.full((SIZE, SIZE, 4), (0, 0, 0, 7), np.uint8))),
     ("is coloured or transparent, of mode L;", raw_png(LINES, more=chunk(b"tRNS\0\0"))),
-    ("is a damaged PNG, cut off, or of over 1,000 chunks", raw_png(LINES, more=chunk(b"tEXt") * 1000)),
     *((NO_PIXELS, raw_png(lines)) for lines in (LINES[1:], LINES + b"\0", bytes(10**8), b"\5" + LINES[1:])),
-    (NO_PIXELS, raw_png(LINES[:100], interlace=1)),
     *(("is a damaged PNG", SIGNATURE + IMAGE[8:33] + data + chunk(b"IEND")) for data in (b"", chunk(b"IDATx"))),
+    ("is a damaged PNG", raw_png(LINES, interlace=1, more=chunk(b"iCCP"))),
     (NO_PIXELS, SIGNATURE + IMAGE[8:33] + chunk(b"IDAT" + zlib.compress(LINES)[:-1]) + chunk(b"IEND")),
 ]
-PAX = [pax(b"size=1"), pax(b"GNU.sparse.map=0,1"), pax(b"path=0_0.png", kind=b"g"), pax(*[b"a=b"] * 101)]
-DAMAGED_PAX = [member("pax", data, b"x") for data in (b"0 a=b\n", b"99 path=x\n", b"5 a\n")]
-LIARS = [member("0_0.png", kind=bytes([kind]), size=size) for kind in b"0LKxg7" for size in (-512, 2**21, 2**60)]
+PAX = [pax(b"a=b", b"size=1"), pax(b"GNU.sparse.map=0,1"), pax(b"path=0_0.png", kind=b"g")]
+PAX += [member("pax", data, b"x") for data in (b"99 path=x\n", b"9 path=long\n")]
+LIARS = [member("._x", kind=bytes([kind]), size=size) for kind in b"0Lxg" for size in (-512, 2**21, 2**60)]
 REFUSED = [  # what is said, and of which archives
     *((said, tar(("0_0.png", data))) for said, data in WRONG_PNGS),
     *(("are read", head + GOOD) for head in LIARS),
-    *(("is a link, a device or sparse", member("0_0.png", kind=bytes([kind])) + GOOD) for kind in b"12346SZ"),
-    *(("is cut off before its end", member("._x", size=10**9, kind=kind) + GOOD) for kind in (b"D", b"0")),
-    *(("has a pax header", head + GOOD) for head in PAX + DAMAGED_PAX),
+    *(("is a link, a device or sparse", member("0_0.png", kind=bytes([kind])) + GOOD) for kind in b"1236KSV"),
+    *(("is cut off before its end", archive) for archive in (member("._x", size=10**6), GOOD[:2048])),
+    *(("has a pax header", head + GOOD) for head in PAX),
     *(("unpack it", tar(("train.tar", data))) for data in (GOOD, gzip.compress(GOOD))),
     ("bad checksum at byte 1,024", GOOD[:1024] + b"x" + GOOD[1025:]),
     ("holds no images", tar(("README", b"none"))),
-    ("1_1.png' has no number of its own", named("1_1.png", "other/001_7.png")),
-    ("'5/a.png' has no number of its own", named("0_0.png", "5/a.png")),
     ("'5/1_3.png' has the label 3 and 5 by its path", named("5/1_3.png")),
     ("has no label", named("\x1b[2J" + "x" * 100_000 + "\n.png")),
 ]
@@ -278,44 +261,38 @@ def test_what_is_wrong_with_an_archive_is_said(save, said) -> None:
         assert said in refusal(save(archive))
 
 
+def flipped(data: bytes, position: int) -> bytes:
+    return data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :]
+
+
 def test_whatever_byte_of_a_png_is_another_or_missing_is_seen(save) -> None:
     for position in range(len(IMAGE)):
-        damaged = bytearray(IMAGE)
-        damaged[position] ^= 16
-        for data in (bytes(damaged), IMAGE[:position]):
+        for data in (flipped(IMAGE, position), IMAGE[:position]):
             assert re.search("'0_0.png' is (a damaged PNG|empty)", refusal(save(tar(("0_0.png", data)))))
 
 
-@pytest.mark.parametrize("compress", COMPRESS.values(), ids=COMPRESS.keys())
+@pytest.mark.parametrize("compress", COMPRESS)
 def test_a_cut_a_flipped_bit_and_bytes_behind_the_end_are_seen(save, compress) -> None:
     whole = compress(GOOD)
     end = 512 * 4 + 1 if compress is bytes else len(whole) - 1  # tar repeats the last block for the sake of tapes
-    for length in {*range(1, end, 97), 512, 1024, 1536, 2048, end - 1} & {*range(1, end + 1)}:
+    for length in range(1, end, 61):
         refusal(save(whole[:length]))
     for position in (1024, 1100, len(GOOD) - 1):  # in the second header, in its content, behind the end
-        damaged = bytearray(GOOD)
-        damaged[position] ^= 4
-        refusal(save(compress(bytes(damaged))))
+        refusal(save(compress(flipped(GOOD, position))))
     if compress is not bytes:
-        refusal(save(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 4]) + whole[len(whole) // 2 + 1 :]))
+        refusal(save(flipped(whole, len(whole) // 2)))
     for more in (b"more", GOOD):
         assert "goes on behind it" in refusal(save(compress(GOOD + more)))
 
 
 def test_more_than_is_read(monkeypatch, save) -> None:
-    bounds = ((images, "MAX_IMAGES", 1), (images, "MAX_CHARACTERS", 13), (images, "MAX_BYTES", 2047))
-    for module, name, most in (*bounds, (find, "MAX_BYTES", 2047)):
+    for name, most in {"MAX_IMAGES": 1, "MAX_CHARACTERS": 13, "MAX_BYTES": 2047}.items():
         with monkeypatch.context() as patch:
-            patch.setattr(module, name, most)
-            assert re.search("holds over|at most|has over", refusal(save(GOOD)))
-    monkeypatch.setattr(images, "MAX_OTHERS", 100)
-    whole = member("0_0.png", IMAGE) + member("x/", kind=b"5") * 104  # four more for the image
-    assert len(read_images(save(whole + bytes(1024)))[0]) == 1
-    for more in (member("y/", kind=b"5"), pax(b"mtime=1"), member(".x")):
-        assert "holds over 1,000,000 images, 100 other members" in refusal(save(whole + more + bytes(1024)))
+            patch.setattr(images, name, most)
+            assert re.search("holds over|at most", refusal(save(GOOD)))
 
 
-@pytest.mark.parametrize("name", ["0.png", "x_1.png", "0_a.png", "0_256.png", "5.jpg", "1_5.png.txt", "readme.png"])
+@pytest.mark.parametrize("name", ["0.png", "x_1.png", "0_a.png", "0_256.png", "5.jpg", "1_5.png.txt"])
 def test_a_name_without_a_label(save, tmp_path, name) -> None:
     save(IMAGE, f"folder/{name}")
     for path in (save(named(f"train/{name}")), tmp_path / "folder"):
@@ -324,10 +301,9 @@ def test_a_name_without_a_label(save, tmp_path, name) -> None:
 
 def test_files_in_folders_that_are_none(save, tmp_path) -> None:
     top = save(IMAGE, "top/0_0.png").parent
-    for name, target, said in (("circle", ".", "is a link to a folder"), ("1_1.png", "nowhere", "is no regular file")):
-        (top / name).symlink_to(target)
-        assert f"'{name}' {said}" in refusal(top)
-        (top / name).unlink()
+    (top / "circle").symlink_to(".")
+    assert "'circle' is a link to a folder" in refusal(top)
+    (top / "circle").rename(top.parent / "circle")
     os.mkfifo(top / "1_1.png")
     assert "'1_1.png' is no regular file" in refusal(top)
     assert "is not a regular file" in refusal(top / "1_1.png")
@@ -347,36 +323,15 @@ def test_a_folder_that_may_not_be_read_is_not_passed_over(save, as_nobody) -> No
     closed.chmod(0o755)  # so that pytest can clear it
 
 
-IDX = {"images": idx(np.zeros((3, SIZE, SIZE))), "labels": idx(np.array([5, 0, 4]))}
-
-
-def idx_pair(folder: Path, **content: bytes) -> Path:
-    folder.mkdir(exist_ok=True)
-    for kind, dimensions in (("images", 3), ("labels", 1)):
-        (folder / f"train-{kind}-idx{dimensions}-ubyte").write_bytes((IDX | content)[kind])
-    return folder / "train-images-idx3-ubyte"
-
-
-WRONG_IDX = {
-    "cut off": {"images": IDX["images"][:-1]},
-    "longer": {"images": IDX["images"] + b"\0"},
-    "a bomb": {"images": gzip.compress(IDX["images"] + bytes(10**8))},
-    "a claim": {"images": struct.pack(">4I", 2051, 2**32 - 1, SIZE, SIZE)},
-    "another size": {"images": idx(np.zeros((3, 32, SIZE)))},
-    "none": {"images": idx(np.zeros((0, SIZE, SIZE)))},
-    "labels cut off": {"labels": IDX["labels"][:-1]},
-    "text": {"labels": b"five, zero, four"},
-}
-
-
-@pytest.mark.parametrize("content", WRONG_IDX.values(), ids=WRONG_IDX.keys())
-def test_idx_files_that_are_damaged_or_of_another_kind(tmp_path, content) -> None:
-    (kind,) = content
-    assert re.search(f"'train-{kind}.* begins with .*; expected IDX of uint8", refusal(idx_pair(tmp_path, **content)))
-
-
-def test_idx_labels_that_are_missing_or_too_few(tmp_path) -> None:
-    path = idx_pair(tmp_path, labels=idx(np.array([5, 0])))
-    assert "holds 3 images, but beside lie 2 labels" in refusal(path)
-    (tmp_path / "train-labels-idx1-ubyte").unlink()
+def test_idx_files_that_are_damaged_of_another_kind_or_do_not_belong_together(tmp_path) -> None:
+    path, labels = tmp_path / "train-images-idx3-ubyte", tmp_path / "train-labels-idx1-ubyte"
+    good = idx(np.zeros((3, SIZE, SIZE)))
+    bomb, claim = gzip.compress(good + bytes(10**8)), struct.pack(">4I", 2051, 2**32 - 1, SIZE, SIZE)
+    for data in (good[:-1], good + b"\0", bomb, claim, idx(np.zeros((3, 32, SIZE))), idx(np.zeros((0, SIZE, SIZE)))):
+        path.write_bytes(data)
+        assert re.search("'train-images.* begins with .*; expected IDX of uint8", refusal(path))
+    path.write_bytes(good)
     assert "train-labels-idx1-ubyte: No such file" in refusal(path)
+    for data, said in ((b"five", "labels-idx1-ubyte' begins with"), (idx(np.ones(2)), "beside lie 2 labels")):
+        labels.write_bytes(data)
+        assert said in refusal(path)

@@ -318,6 +318,20 @@ def test_each_of_a_row_of_ones_is_found(surroundings):
     assert all(glyph.box[3] - glyph.box[1] == pytest.approx(74, abs=8) for glyph in glyphs)
 
 
+def test_the_box_lies_where_the_digit_is(tmp_path):
+    page = Image.new("L", (900, 600), 90)
+    slip = Image.new("L", (380, 320), 250)
+    slip.paste(drawn(4, paper=250), (40, 10))
+    page.paste(slip, (500, 260))
+    page.save(tmp_path / "page.png")
+    picture = ink.open_picture(tmp_path / "page.png")
+    assert (picture.width, picture.height) == (900, 600)
+    box = np.array(ink.find_glyphs(picture.pixels)[0].box) * 900 / picture.pixels.width
+    inked = np.argwhere(np.asarray(drawn(4)) == 0)[:, ::-1]
+    expected = np.concatenate([inked.min(0), inked.max(0) + 1]) + np.tile((540, 270), 2)
+    assert box == pytest.approx(expected, abs=6)
+
+
 # --- nothing to be found ----------------------------------------------------------------------------------------------
 
 

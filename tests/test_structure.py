@@ -11,18 +11,18 @@ ROOT = Path(__file__).resolve().parent.parent
 BUDGETS = {  # lines of Python, at most; behind it the plan's, where more was needed
     "dataset.py": 190,
     "model.py": 80,
-    "main.py": 409,  # 350
+    "main.py": 350,
     "plot.py": 320,
     "predict.py": 170,
     "study.py": 220,
     "support/*.py": 180,
     "support/data/*.py": 480,
-    "support/run/*.py": 517,  # 480
-    "support/compute/*.py": 479,  # 380
+    "support/run/*.py": 480,
+    "support/compute/*.py": 443,  # 380
     "support/figures/*.py": 290,
-    "support/digits/*.py": 1183,  # 1,080
+    "support/digits/*.py": 1089,  # 1,080
     "support/study/*.py": 640,
-    "support/**/*.py": 3768,  # 3,500
+    "support/**/*.py": 3500,
     "benchmarks/*.py": 1000,
     "tests/*.py": 6500,
 }

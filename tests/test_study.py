@@ -11,9 +11,8 @@ import torch
 
 import main
 import study
-from support.run import read_history
+from support.run import read_run
 from support.study import jobs
-from support.terminal import UserError
 
 
 def run_study(monkeypatch, *argv):
@@ -36,8 +35,6 @@ def test_a_run_of_the_study_is_main_pys_own_and_measures_at_its_start_each_epoch
         assert all(value > 0 for value in [*observed[name], observed[f"initial_{name}"]])
     moves = [f"shift{pixels}" for pixels in (1, 2, 3, 4)] + [f"turn{degrees}" for degrees in (5, 10, 15, 20, 25)]
     assert all(0 <= observed[f"accuracy_{move}"] <= 1 for move in moves)
-    with pytest.raises(UserError, match="is of another run: clean_train_loss"):
-        train(tmp_path / "a", study.StudyCallback(augment=True))
 
 
 def test_norms_are_those_of_the_mean_loss_in_training_mode(train_set):
@@ -45,7 +42,7 @@ def test_norms_are_those_of_the_mean_loss_in_training_mode(train_set):
     torch.manual_seed(0)
     network = main.MODELS["lenet_bn"]().eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    measured = study.observe(network, network, train_set, augment=False)
+    measured = study.StudyCallback(augment=False).on_epoch_end(network, network, train_set)
     assert not [name for name in measured if "augmented" in name]
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     first = range(1000)
@@ -74,7 +71,7 @@ def test_a_move_is_measured_in_all_directions(test_set):
             ink = (images[:, 0, 2:-2, 2] > 1).any(1).float()  # of the image within its padding
             return torch.stack([0.5 - 0 * ink, ink], 1)
 
-    found = study.measure_moved(LeftInk(), test_set)
+    found = study.StudyCallback(augment=False).on_train_end(LeftInk(), test_set)
     assert [found[f"accuracy_shift{pixels}"] for pixels in (1, 2, 3)] == [0, 0.25, 0]
 
 
@@ -83,12 +80,12 @@ def test_the_lines_train_their_runs_and_what_is_finished_is_not_trained_again(sm
     assert run_study(monkeypatch, "--list", "--epochs", "1", "--seeds", "2", *folders) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(set(lines)) == 12
-    program, name, *argv = shlex.split(lines[10])
+    program, name, *argv = shlex.split(next(line for line in lines if "mlp --seed 1 --augment" in line))
     assert (program, name) == ("python", "study.py")
     assert not run_study(monkeypatch, *argv)
     (path,) = tmp_path.glob("out/*.json")
-    history, before = read_history(path), path.read_bytes()
-    assert (history["model"], history["augment"], history["seed"], history["threads"]) == ("mlp", False, 1, [1])
+    history, before = read_run(path).history, path.read_bytes()
+    assert (history["model"], history["augment"], history["seed"], history["threads"]) == ("mlp", True, 1, [1])
     assert not list(tmp_path.glob("out/*.png"))  # nobody would look at them
     capsys.readouterr()
     assert not run_study(monkeypatch, *argv)
@@ -98,16 +95,14 @@ def test_the_lines_train_their_runs_and_what_is_finished_is_not_trained_again(sm
 
 def test_a_run_that_fails_says_why_and_the_others_go_on(tmp_path, monkeypatch, capsys):
     program = tmp_path / "program.py"
-    program.write_text("import sys; sys.exit('error: the reason' if '--augment' in sys.argv else 0)")
+    program.write_text("import sys; sys.exit('error: why' if '--augment' in sys.argv else 3 * ('lenet' in sys.argv))")
     monkeypatch.setattr(study, "__file__", str(program))
     monkeypatch.setattr(study, "CONFIGURATIONS", (("mlp", False), ("mlp", True), ("lenet", False)))
-    (tmp_path / "lenet_seed0.log").mkdir()
     assert run_study(monkeypatch, "--seeds", "1", "--jobs", "2", "--checkpoint-dir", str(tmp_path)) == 1
     lines = sorted(capsys.readouterr().out.splitlines())
     assert lines[0].startswith("2 of 3 runs are not finished: ")
-    assert lines[1].startswith("lenet_seed0: ")
-    assert lines[1].endswith("lenet_seed0.log: Is a directory")
-    assert lines[2:] == ["mlp_augment_seed0: status 1: error: the reason", "mlp_seed0: finished"]
+    silent = f"lenet_seed0: status 3: see {tmp_path}/lenet_seed0.log"
+    assert lines[1:] == [silent, "mlp_augment_seed0: status 1: error: why", "mlp_seed0: finished"]
 
 
 WAITING = f"""
@@ -133,7 +128,7 @@ def test_no_command_outlives_the_one_that_started_it(tmp_path, number):
     child = os.fork()
     if not child:
         try:
-            jobs.run_jobs({log: [sys.executable, "-c", WAITING] for log in logs}, 2, lambda log, problem: None)
+            jobs.run_jobs({log: [sys.executable, "-c", WAITING] for log in logs}, 2)
         finally:
             os._exit(1)
     wait_for(lambda: all(log.exists() and "started" in log.read_text() for log in logs[:2]))

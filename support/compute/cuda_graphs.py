@@ -6,6 +6,7 @@ longer than the GPU; captured once, they are launched at one go (PyTorch's notes
 
 from collections.abc import Callable
 from functools import cached_property, wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +26,8 @@ def graphed(step: Step) -> Step:
     """The training step `step(network, optimizer, images, labels)`, replayed where the network is a GraphedStep."""
 
     @wraps(step)
-    def run(network: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        if isinstance(network, GraphedStep):
-            return network.run(step, optimizer, images, labels)
-        return step(network, optimizer, images, labels)
+    def run(network: nn.Module, *given: Any) -> tuple[Tensor, Tensor]:
+        return network.run(step, *given) if isinstance(network, GraphedStep) else step(network, *given)
 
     return run
 
@@ -39,12 +38,11 @@ class GraphedStep(nn.Sequential):
     The step must have static shapes, stay on the GPU and draw no random numbers; only learning rates may change. Load
     states before the first step: a replay works where the tensors lay at the capture.
 
-    The first batches run eagerly, and so do those of another shape than the first's, all on other devices, and all of a
-    network that calls anything but LAYERS and FUNCTIONS.
+    The first batches run eagerly, and so do those of another shape than the captured one, all on other devices, and all
+    of a network that calls anything but LAYERS and FUNCTIONS.
     """
 
-    shape: torch.Size | None = None
-    steps = 0  # on batches of that shape
+    steps = 0
     graph: torch.cuda.CUDAGraph | None = None
 
     @cached_property
@@ -55,13 +53,11 @@ class GraphedStep(nn.Sequential):
 
     def run(self, step: Step, optimizer: Optimizer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """A training step, always the same and by the same optimizer; what it returns, the next one overwrites."""
-        self.shape = self.shape or images.shape
-        fits = images.is_cuda and images.shape == self.shape and self.replayable
-        self.steps += fits
-        if not fits or self.steps <= EAGER_STEPS:
-            return step(self[0], optimizer, images, labels)
-        if self.graph is None:
+        self.steps += 1
+        if self.graph is None and self.steps > EAGER_STEPS and images.is_cuda and self.replayable:
             self.graph = self.capture(step, optimizer, images, labels)
+        if self.graph is None or images.shape != self.batch[0].shape:
+            return step(self[0], optimizer, images, labels)
         for kept, given in zip(self.batch, (images, labels), strict=True):
             kept.copy_(given)
         for rate, group in zip(self.rates, optimizer.param_groups, strict=True):

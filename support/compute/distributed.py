@@ -37,14 +37,13 @@ def is_main() -> bool:
 
 def choose_device(name: str) -> torch.device:
     """The device of that name; of several GPUs, the one that torchrun's LOCAL_RANK counts to. Raises UserError."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(kind for kind, available in there.items() if available)
-    if not there.get(name):
+    there = [kind for kind in ("cuda", "mps", "cpu") if getattr(torch, kind).is_available()]
+    if name not in ("auto", *there):
         raise UserError(f"--device {name}: not available on this machine; leave --device out")
-    if name == "cuda" and dist.is_torchelastic_launched():
+    device = torch.device(there[0] if name == "auto" else name)
+    if device.type == "cuda" and dist.is_torchelastic_launched():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    return torch.device(name)
+    return device
 
 
 def device_name(device: torch.device) -> str:
@@ -68,10 +67,8 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
         dist.barrier()  # nobody leaves while the main process still writes
-    except (RuntimeError, KeyboardInterrupt) as error:
-        lost = isinstance(error, dist.DistError) or "gloo" in str(error)
-        ended = not is_main() and error.args == (signal.SIGTERM,)  # by torchrun; the main process says so itself
-        if not lost and not ended:
+    except (RuntimeError, KeyboardInterrupt) as error:  # torchrun ends all when one has failed
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error) or error.args == (signal.SIGTERM,)):
             raise
         if rank() < 2:
             warn("the processes of this run have ended; the same command with --resume goes on", "error")
@@ -98,27 +95,23 @@ class Batches:
     """The shuffled batches of an epoch, as (images, labels) of the data set; of each, this process's share.
 
     dataset: gives a batch for a tensor of indices; it is asked for several batches at once. batch_size: images a step,
-    over all processes; the last batch may be smaller. seed and `epoch`, to be set before each epoch, decide the order.
+    over all processes; the last batch may be smaller. Shares are equal: what cannot be shared out waits for another
+    epoch. seed and `epoch`, to be set before each epoch, decide the order.
     """
 
     def __init__(self, dataset: Any, batch_size: int, seed: int = 0) -> None:
-        self.dataset, self.batch_size, self.seed, self.epoch = dataset, batch_size, seed, 1
-        self.part = 1.0  # of the batch that was handed out last, what share this process has
+        self.dataset, self.share, self.seed, self.epoch = dataset, batch_size // world_size(), seed, 1
 
     def __len__(self) -> int:
         """Steps an epoch."""
-        return math.ceil(len(self.dataset) / self.batch_size)
+        return math.ceil(len(self.dataset) // world_size() / self.share)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = self.order()
-        mine, left = order[rank() :: world_size()], len(order)
-        share = self.batch_size // world_size()
-        for indices in mine.split(max(1, IMAGES_AT_ONCE // share) * share):
+        mine = order[rank() : len(order) - len(order) % world_size() : world_size()]
+        for indices in mine.split(max(1, IMAGES_AT_ONCE // self.share) * self.share):
             images, labels = self.dataset[indices]
-            for batch in zip(images.split(share), labels.split(share), strict=True):
-                self.part = len(batch[1]) / min(self.batch_size, left)
-                left -= self.batch_size
-                yield batch
+            yield from zip(images.split(self.share), labels.split(self.share), strict=True)
 
     def order(self) -> Tensor:
         """Every index once: int64 (N,)."""
@@ -127,19 +120,18 @@ class Batches:
 
 
 def check_batch_size(batch_size: int, images: int, network: nn.Module) -> None:
-    """Raises UserError if the last batch would be too small to share out, or for batch normalization."""
-    if batch_size % world_size():
-        raise UserError(f"--batch-size {batch_size}: expected a multiple of the {world_size()} processes")
+    """Raises UserError if batches cannot be shared out, or the last one is too small for batch normalization."""
     normalizes = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules())
-    least, last = 2 if normalizes else 1, images % batch_size or batch_size
-    if last < least * world_size():
+    least, share = 2 if normalizes else 1, batch_size // world_size()
+    last = images // world_size() % max(share, 1) or share
+    if batch_size % world_size() or last < least:
         raise UserError(
-            f"--batch-size {batch_size}: of {images:,} images it leaves {last} for the last batch; expected at least "
-            f"{least} for each of {world_size()} processes\nchoose another --batch-size"
+            f"--batch-size {batch_size}: of {images:,} images it leaves {last} for each of {world_size()} processes in "
+            f"the last batch; expected a multiple of the processes, and at least {least}\nchoose another --batch-size"
         )
 
 
-def wrap(network: nn.Module, batches: Batches) -> nn.Module:
+def wrap(network: nn.Module) -> nn.Module:
     """The network as all processes train it: its gradients are of the mean over the global batch.
 
     On CUDA batch normalization is synchronized; PyTorch cannot do that on CPUs.
@@ -148,16 +140,8 @@ def wrap(network: nn.Module, batches: Batches) -> nn.Module:
         return network
     if next(network.parameters()).is_cuda:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    # running statistics are not sent around: `average_buffers` measures them anew
-    wrapped = DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
-    wrapped.register_comm_hook(batches, _add_weighted)
-    return wrapped
-
-
-def _add_weighted(batches: Batches, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """Add the processes' gradients, each by its share of the batch, which is not the same for all in the last one."""
-    gradient = bucket.buffer().mul_(batches.part)
-    return dist.all_reduce(gradient, async_op=True).get_future().then(lambda done: done.value()[0])
+    # running statistics are not sent around: they are measured anew before each test
+    return DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 def all_reduce_mean(losses: list[Tensor], correct: list[Tensor], count: int) -> tuple[float, float]:
@@ -168,16 +152,3 @@ def all_reduce_mean(losses: list[Tensor], correct: list[Tensor], count: int) -> 
         dist.all_reduce(totals)
     loss, right, images = totals.tolist()
     return loss / images, right / images
-
-
-def shard(count: int) -> range:
-    """The indices below `count` that are this process's: every world-size-th."""
-    return range(rank(), count, world_size())
-
-
-def average_buffers(network: nn.Module, weight: float) -> None:
-    """Replace all buffers of real numbers by the mean over the processes; the weights add up to 1."""
-    if dist.is_initialized():
-        for statistic in (buffer for buffer in network.buffers() if buffer.is_floating_point()):
-            statistic.mul_(weight)
-            dist.all_reduce(statistic)

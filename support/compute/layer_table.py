@@ -20,24 +20,25 @@ def describe(network: nn.Module, shape: tuple[int, ...]) -> str:
         _output(network.eval(), shape)
         network.train()
     tried = copy.deepcopy(network).eval()
-    rows = [("layer", "kind", "output", "params")]
     names = {layer: name or "model" for name, layer in tried.named_modules() if not isinstance(layer, nn.Identity)}
-    unused = {parameter for parameter in tried.parameters() if parameter.requires_grad}
-    total = sum(parameter.numel() for parameter in unused)
+    outputs: dict[nn.Module, object] = {}
 
     def note(layer: nn.Module, _inputs: object, output: object) -> None:
-        own = unused.intersection(layer.parameters(recurse=False))
-        unused.difference_update(own)
-        if own or not list(layer.children()):  # a block of layers has no row: its layers have
-            size = "x".join(map(str, output.shape[1:])) if isinstance(output, Tensor) else "-"
-            rows.append((names[layer], type(layer).__name__, size, f"{sum(p.numel() for p in own):,}"))
+        outputs[layer] = output
 
     for layer in names:
         layer.register_forward_hook(note)
     _output(tried, shape)
-    for layer in names:
-        if not unused.isdisjoint(layer.parameters(recurse=False)):
-            note(layer, None, None)
+    uncounted = {parameter for parameter in tried.parameters() if parameter.requires_grad}
+    total = sum(parameter.numel() for parameter in uncounted)
+    rows = [("layer", "kind", "output", "params")]
+    for layer in (*outputs, *(layer for layer in names if layer not in outputs)):
+        own = uncounted.intersection(layer.parameters(recurse=False))
+        uncounted -= own
+        if own or not list(layer.children()):  # a block of layers has no row: its layers have
+            output = outputs.get(layer)
+            size = "x".join(map(str, output.shape[1:])) if isinstance(output, Tensor) else "-"
+            rows.append((names[layer], type(layer).__name__, size, f"{sum(p.numel() for p in own):,}"))
     rows.append(("total", "", "", f"{total:,}"))
     a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
     return "\n".join(f"{name:<{a}} {kind:<{b}} {size:>{c}} {count:>{d}}" for name, kind, size, count in rows)
@@ -45,16 +46,12 @@ def describe(network: nn.Module, shape: tuple[int, ...]) -> str:
 
 def check_logits(network: nn.Module, shape: tuple[int, ...], classes: int) -> None:
     """Raises UserError unless the network gives logits (B, classes), in training mode as in evaluation mode."""
-    probabilities = {}
     for mode in ("evaluation", "training"):
         logits = _output(copy.deepcopy(network).train(mode == "training"), shape)
-        if not isinstance(logits, Tensor) or logits.shape != (2, classes):
-            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            expected = f"expected logits (2, {classes}), one for each class, in both modes"
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if found != (2, classes):
+            expected = f"expected logits (2, {classes}), one for each class"
             raise UserError(f"the network gives {found} for 2 images in {mode} mode; {expected}")
-        probabilities[mode] = bool((logits >= 0).all() and torch.allclose(logits.sum(1), logits.new_ones(2)))
-    if probabilities["evaluation"] and not probabilities["training"]:
-        raise UserError("the network gives probabilities in evaluation mode only; expected logits, without softmax")
 
 
 def operations(network: nn.Module) -> list[fx.Node]:

@@ -31,8 +31,6 @@ def _problems(images: np.ndarray) -> list[str]:
     found = []
     if blank := int((darkest == lightest).sum()):
         found.append(f"{blank:,} of {len(images):,} images are blank, without any ink")
-    elif len(images) > 1 and (images == images[0]).all():
-        found.append("all images are alike")
     if blank < len(images) and np.median(lightest) < 128:
         found.append(f"the brightest pixel is mostly {np.median(lightest):.0f}, not 255: scale the images to 0 to 255")
     elif blank < len(images) and rim > 127:

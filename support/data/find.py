@@ -6,26 +6,20 @@ import io
 import os
 import re
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from support.files import open_regular
 from support.terminal import UserError, printable
 
-DATA = Path(__file__).resolve().parents[2] / "data"
-PACKED = (DATA / "train.tar.gz", DATA / "test.tar.gz")  # MNIST, as it comes with this project
-MAX_BYTES = 2_000_000_000  # of a file, packed or unpacked: a million images take 1.5 GB of a tar
+DATA, PACKED = Path(__file__).resolve().parents[2] / "data", "train.tar.gz"  # MNIST, as it comes with this project
 
-_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2")
 _IDX = ("-idx3-ubyte", "-idx3-ubyte.gz", ".idx3-ubyte", ".idx3-ubyte.gz")  # the point is what Windows makes of it
-_PAIRS = [(f"train{one}", f"test{other}") for one, other in (*product(_TARS, repeat=2), ("", ""), ("ing", "ing"))]
-_PAIRS += [
-    (f"{below}train-images{one}", f"{below}t10k-images{other}")
-    for below, one, other in product(("", "MNIST/raw/", "raw/"), _IDX, _IDX)
-]
+_PAIRS = [(f"train{ending}", f"test{ending}") for ending in (".tar", ".tar.gz", ".tgz", ".tar.bz2", "")]
+_PAIRS += [("training", "testing")]
+_PAIRS += [(f"{at}train-images{one}", f"{at}t10k-images{one}") for at in ("", "MNIST/raw/", "raw/") for one in _IDX]
 _EXPECTED = "train.tar and test.tar (or .tar.gz, .tgz, .tar.bz2), folders train and test, or MNIST's four IDX files"
 LINES = 'README.md makes a tar of arrays in five lines, under "Your own data"'
 _KINDS = {  # the first bytes of a file, as a pattern, and what it is
@@ -66,10 +60,8 @@ def find_data(data_dir: str | Path | None = None) -> Source:
     """
     with data_errors(Path(DATA if data_dir is None else data_dir)):
         folder = Path(os.path.abspath(DATA if data_dir is None else data_dir))
-        whole, missing = _look(folder, PACKED if folder == DATA else ())
-        if not whole and not missing:
-            whole, missing = _look(folder)
-        if whole:
+        whole, missing = _look(folder)
+        if whole and not (missing and whole[0].train == DATA / PACKED):  # a half of one's own is never passed over
             return whole[0]
         near = {source.train: source for source in _look(folder.parent)[0] if folder in source}
         for path in [] if near else [*folder.glob("*/"), *folder.glob("*/*/")][:1000]:
@@ -79,18 +71,18 @@ def find_data(data_dir: str | Path | None = None) -> Source:
         raise DataError(_not_found(folder, missing, sorted(near.values())))
 
 
-def _look(folder: Path, without: Collection[Path] = ()) -> tuple[list[Source], list[Path]]:
-    """The pairs of training and test data in a folder, the preferred kind first; and the missing halves of others."""
+def _look(folder: Path) -> tuple[list[Source], list[Path]]:
+    """The pairs of training and test data in a folder, the packed MNIST last; and the missing halves of others."""
     whole, missing = [], []
     home = folder.parent if folder.name == "raw" else folder  # torchvision's FashionMNIST/raw
     for train, test in ((folder / one, folder / other) for one, other in _PAIRS):
-        there = [path not in without and os.path.lexists(path) for path in (train, test)]
+        there = [os.path.lexists(path) for path in (train, test)]
         if all(there):
             shown = " and ".join(f"{path.name}/" if path.is_dir() else path.name for path in (train, test))
             whole.append(Source(train, test, home, f"{shown} in {printable(train.parent)}"))
         elif any(there):
             missing.append(test if there[0] else train)
-    return whole, missing
+    return sorted(whole, key=lambda source: source.train == DATA / PACKED), missing
 
 
 def _not_found(folder: Path, missing: list[Path], near: list[Source]) -> str:
@@ -118,10 +110,8 @@ def data_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Any]:
-    """A file to read forwards and to peek into, out of gzip or bzip2 where it is packed. Raises OSError, ValueError."""
+    """A file to read forwards and to peek into, out of gzip or bzip2 where it is packed. Raises OSError."""
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > MAX_BYTES:
-            raise ValueError(f"has over {MAX_BYTES:,} bytes, more than are read")
         opener: Any = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}.get(file.peek(2)[:2])  # type: ignore[attr-defined]
         yield io.BufferedReader(opener(file), 2**16) if opener else file
 

@@ -55,35 +55,32 @@ class Picture:
 def open_picture(path: str | Path) -> Picture:
     """The first frame of any picture that Pillow reads, at most MAX_PIXELS large. Raises PictureError."""
     limit = f"expected at most {MAX_PIXELS:,}, and {MAX_SIDE:,} a side: make it smaller, 1,000 a side are plenty"
-    Image.init()
-    formats = [name for name in Image.ID if name != "EPS"]  # which Pillow hands to another program, Ghostscript
     try:
-        status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for who writes into it
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a FIFO would wait for who writes into it
             raise PictureError("is not a file; expected a picture")
-        if status.st_size == 0:
-            raise PictureError("is empty; expected a picture")
-        with warnings.catch_warnings(action="ignore"):  # what Pillow warns of is either checked here or no matter
+        Image.init()
+        formats = [name for name in Image.ID if name != "EPS"]  # which Pillow hands to another program, Ghostscript
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow warns of is either checked here or no matter
             with Image.open(path, formats=formats) as image:
                 image.verify()  # the checksums of a PNG, which are not looked at while it is decoded
             with Image.open(path, formats=formats) as image:
-                size = image.size
-                if math.prod(size) > MAX_PIXELS or max(size) > MAX_SIDE:
-                    raise PictureError(f"is {size[0]:,} x {size[1]:,} pixels; {limit}")
-                upright = size[::-1] if image.getexif().get(0x0112, 1) >= 5 else size  # the camera's orientation
+                width, height = image.size
+                if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+                    raise PictureError(f"is {width:,} x {height:,} pixels; {limit}")
+                on_its_side = image.getexif().get(0x0112, 1) >= 5  # the camera's orientation: by a quarter turn
                 image.draft(None, (2 * WORKING, 2 * WORKING))  # a large JPEG is then decoded at a fraction of its size
-                return Picture(flatten(image), *upright)
+                return Picture(flatten(image), *((height, width) if on_its_side else (width, height)))
     except PictureError:
         raise
-    except FileNotFoundError:
-        raise PictureError("not found") from None
     except (MemoryError, Image.DecompressionBombError):  # Pillow looks before the size is known here
         raise PictureError(f"is too large; {limit}") from None
     except Image.UnidentifiedImageError:
         raise PictureError("is not a picture that Pillow reads; expected PNG, JPEG, WebP, GIF or the like") from None
+    except OSError as error:
+        raise PictureError(f"cannot be read: {error.strerror or error}") from None
     except Exception as error:  # of a damaged file Pillow's plugins raise a dozen kinds, all meaning this
-        said = getattr(error, "strerror", None) or error or type(error).__name__
-        raise PictureError(f"cannot be read or is damaged: {said}") from None
+        raise PictureError(f"is damaged: {error or type(error).__name__}") from None
 
 
 def flatten(image: Image.Image) -> Image.Image:
@@ -100,9 +97,10 @@ def flatten(image: Image.Image) -> Image.Image:
         return image
     pixels = np.asarray(image)
     visible = pixels[pixels[..., 3] > 127, :3]
-    paper = np.median(visible, axis=0) if len(visible) else np.zeros(3)  # it goes on where nothing can be seen
-    if 2 * len(visible) <= pixels[..., 3].size:  # only the ink can be seen: it was drawn on what it stands out against
-        paper = np.full(3, 255 * (paper.mean() < 128))
+    if 2 * len(visible) > pixels[..., 3].size:  # most of it can be seen: that is the paper, and goes on
+        paper = np.median(visible, axis=0)
+    else:  # only the ink can be seen: it was drawn on what it stands out against
+        paper = np.full(3, 255 if len(visible) and visible.mean() < 128 else 0)
     sheet = Image.new("RGBA", image.size, tuple(paper.astype(int).tolist()))
     return Image.alpha_composite(sheet, image).convert("RGB")
 
@@ -120,11 +118,11 @@ EDGE = 0.035  # of full brightness, a pixel: what changes faster is an edge, unl
 OTHER_COLOUR = 0.12  # of the lighter one
 
 
-def find_sheets(picture: Image.Image) -> list[np.ndarray]:
-    """The innermost parts of an RGB picture that have paper of their own and something on it: bool (H, W), in no order.
+def find_sheets(picture: Image.Image) -> list[Image.Image]:
+    """The innermost parts of an RGB picture that have paper of their own and something on it, as masks, in no order.
 
     That is a slip on a table or a square on a screen, not nearly all of the picture. Edges divide the picture into
-    smooth regions; a sheet has straight sides, surrounds something, and is of another colour than what lies round it.
+    smooth regions; a sheet is one with straight sides that surrounds something, of another colour than what lies round.
     """
     small = _scale(picture, MIDDLE, Image.Resampling.BOX)
     pixels = np.asarray(small, np.float32)
@@ -145,7 +143,7 @@ def find_sheets(picture: Image.Image) -> list[np.ndarray]:
             found.append(mask)
     innermost = [mask for mask in found if not any(other is not mask and (other <= mask).all() for other in found)]
     inner = [Image.fromarray(ndimage.binary_erosion(mask)) for mask in innermost]  # the edge is blurred
-    return [np.asarray(mask.resize(picture.size, Image.Resampling.NEAREST)) for mask in inner]
+    return [mask.resize(picture.size, Image.Resampling.NEAREST) for mask in inner]
 
 
 def _has_straight_sides(mask: np.ndarray) -> bool:
@@ -174,18 +172,16 @@ def _smooth(picture: Image.Image) -> np.ndarray:
 # --- from a sheet to its ink ------------------------------------------------------------------------------------------
 
 
-def ink_signal(picture: Image.Image, sheet: np.ndarray) -> np.ndarray:
+def ink_signal(sheet: Image.Image, inside: np.ndarray) -> np.ndarray:
     """How much each pixel differs from its paper towards the ink: float (H, W), paper around 0, 0 outside the sheet.
 
     Light and paper come first: a smooth surface through most of the pixels. What differs from it does so along a line
     in colour space, from paper to ink; ink is the end of it where the few are.
     """
-    rows, columns = extent(sheet)
-    part, inside = picture.crop((columns.start, rows.start, columns.stop, rows.stop)), sheet[rows, columns]
-    paper = _paper(part, inside)
+    paper = _paper(sheet, inside)
     # relative to the light there; below a quarter of full brightness noise would grow more than ink
     light = np.maximum(paper.mean(2), 64)
-    difference = np.asarray(part.filter(ImageFilter.GaussianBlur(1)), np.float32) - paper
+    difference = np.asarray(sheet.filter(ImageFilter.GaussianBlur(1)), np.float32) - paper
     some = (slice(None, None, 4), slice(None, None, 4))
     flat = (difference[some] / light[some][..., None])[inside[some]].astype(np.float64)
     axis = np.linalg.eigh(flat.T @ flat)[1][:, -1]
@@ -193,18 +189,16 @@ def ink_signal(picture: Image.Image, sheet: np.ndarray) -> np.ndarray:
     signal *= np.sign(((flat @ axis) ** 3).sum()) or 1
     values = signal[some][inside[some]]
     signal -= np.median(values[np.abs(values) <= np.median(np.abs(values))])
-    result = np.zeros(sheet.shape, np.float32)
-    result[rows, columns] = np.where(inside, signal, 0)
-    return result
+    return np.where(inside, signal, 0)
 
 
-def _paper(picture: Image.Image, inside: np.ndarray) -> np.ndarray:
+def _paper(sheet: Image.Image, inside: np.ndarray) -> np.ndarray:
     """The smooth surface that most of the pixels `inside` (H, W) lie on, as colours: float32 (H, W, 3).
 
     A polynomial of degree 3 at most in x and y. It starts from the plane through most of the outermost pixels: a digit
     that fills the picture would else be taken for the paper.
     """
-    coarse = np.asarray(_scale(picture, COARSE, Image.Resampling.BOX), np.float64)
+    coarse = np.asarray(_scale(sheet, COARSE, Image.Resampling.BOX), np.float64)
     (height, width, _), colours = coarse.shape, coarse.reshape(-1, 3)
     shares = Image.fromarray(inside).convert("L").resize((width, height), Image.Resampling.BOX)
     mask = np.asarray(shares) == 255
@@ -221,7 +215,7 @@ def _paper(picture: Image.Image, inside: np.ndarray) -> np.ndarray:
     near = [1 / (1 + (np.linalg.norm(colours - surface, axis=1) / NEAR) ** 2) for surface in surfaces]
     best = surfaces[int(np.argmax([one[within].mean() + 2 * one[rim].mean() for one in near]))]
     channels = (Image.fromarray(channel.reshape(height, width).astype(np.float32)) for channel in best.T)
-    large = (channel.resize(picture.size, Image.Resampling.BICUBIC) for channel in channels)
+    large = (channel.resize(sheet.size, Image.Resampling.BICUBIC) for channel in channels)
     return np.stack([np.asarray(channel) for channel in large], 2)
 
 
@@ -281,7 +275,9 @@ def _threshold(signal: np.ndarray, possible: np.ndarray) -> float:
 class Glyph:
     """Ink that may be a digit: a connected piece, or several that stand close."""
 
-    ink: np.ndarray  # bool (H, W) of the picture
+    ink: np.ndarray  # bool (H, W) of its sheet
+    corner: tuple[int, int] = (0, 0)  # left and top of the sheet in the picture
+    scale: float = 1  # of the picture, a pixel of the sheet
     cut: bool = False  # something that hung together with it was taken away
     whole: "Glyph | None" = None  # with that, if it may be a part of the digit
 
@@ -292,10 +288,11 @@ class Glyph:
         self.side, self.mass = max(self.mask.shape), int(self.mask.sum())
 
     @property
-    def box(self) -> tuple[int, int, int, int]:
-        """Left, top, right, bottom, the last two behind its last pixel."""
+    def box(self) -> np.ndarray:
+        """Left, top, right, bottom in the picture, the last two behind its last pixel: float (4,)."""
         rows, columns = self.at
-        return columns.start, rows.start, columns.stop, rows.stop
+        edges = np.array([columns.start, rows.start, columns.stop, rows.stop])
+        return np.array(2 * self.corner) + self.scale * edges
 
 
 GRAIN = 2  # pixels: ink is connected across gaps up to this
@@ -308,20 +305,20 @@ BROAD = 0.2  # of a piece's longer side: strokes of markers
 FOOT = 0.45  # of a glyph's side: lines that go beyond it by so much, on both sides together, are none of its strokes
 
 
-def glyphs_on(picture: Image.Image, sheet: np.ndarray) -> list[Glyph]:
-    """What may be digits on a sheet (H, W), the largest first. Raises PictureError if there is none."""
-    signal = ink_signal(picture, sheet)
-    possible = sheet.copy()
+def glyphs_on(sheet: Image.Image, inside: np.ndarray) -> list[Glyph]:
+    """What may be digits inside of a sheet (H, W), the largest first. Raises PictureError if there is none."""
+    signal = ink_signal(sheet, inside)
+    possible = inside.copy()
     mask = taken = np.zeros_like(possible)
     for share in (PALE, 1, 1):  # what is left is looked at again: pencil may stand between printed lines
         level = _threshold(signal, possible)
         mask = possible & (signal > level)
-        found = lines.find_lines(possible & (signal > share * level), sheet)
+        found = lines.find_lines(possible & (signal > share * level), inside)
         if not found.any() or not any(True for _ in large_pieces(mask & ~found, LEGIBLE)):
             break
         mask, taken = mask & ~found, taken | found
         possible &= ~ndimage.binary_dilation(found, EIGHT, iterations=2) | mask
-    glyphs = _join(_pieces(mask & ~_faint_holes(mask, signal), sheet))
+    glyphs = _join(_pieces(mask & ~_faint_holes(mask, signal), inside))
     for glyph in glyphs if taken.any() else []:
         _find_what_was_taken(glyph, mask | taken)
     return glyphs
@@ -397,11 +394,17 @@ def _belong_together(one: Glyph, other: Glyph) -> bool:
 def find_glyphs(picture: Image.Image) -> list[Glyph]:
     """All that may be digits in an RGB picture, the largest first. Raises PictureError if nothing may."""
     found: list[Glyph] = []
-    for sheet in find_sheets(picture):
+    for mask in find_sheets(picture):
+        box = mask.getbbox() or (0, 0, *picture.size)
+        sheet = _scale(picture.crop(box), WORKING, Image.Resampling.BICUBIC)
+        inside = np.asarray(mask.crop(box).resize(sheet.size, Image.Resampling.NEAREST), bool)
         with contextlib.suppress(PictureError):
-            found += glyphs_on(picture, sheet)
+            for glyph in glyphs_on(sheet, inside):
+                for one in filter(None, (glyph, glyph.whole)):
+                    one.corner, one.scale = box[:2], (box[2] - box[0]) / sheet.width
+                found.append(glyph)
     found = found or glyphs_on(picture, np.ones((picture.height, picture.width), bool))
-    return sorted(found, key=lambda glyph: -glyph.mass)
+    return sorted(found, key=lambda glyph: -glyph.mass * glyph.scale**2)
 
 
 def reading_order(glyphs: list[Glyph]) -> list[list[Glyph]]:
@@ -435,13 +438,10 @@ def normalize(glyph: np.ndarray) -> np.ndarray:
     """
     fine = _set_thickness(fit(glyph, FINE) > 127)
     small = fit(fine, BOX)
-    rows, columns = small.shape
-    mass = small.sum(dtype=float)
-    top = round(SIZE / 2 - (small.sum(1) @ np.arange(rows)) / mass)
-    left = round(SIZE / 2 - (small.sum(0) @ np.arange(columns)) / mass)
-    top, left = min(max(top, 0), SIZE - rows), min(max(left, 0), SIZE - columns)
+    begins = (round(SIZE / 2 - centre) for centre in ndimage.center_of_mass(small))
+    top, left = (min(max(begin, 0), SIZE - side) for begin, side in zip(begins, small.shape, strict=True))
     result = np.zeros((SIZE, SIZE), np.uint8)
-    result[top : top + rows, left : left + columns] = small
+    result[top : top + small.shape[0], left : left + small.shape[1]] = small
     return result
 
 

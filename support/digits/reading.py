@@ -36,18 +36,13 @@ class Digit:
     probabilities: list[float]  # of the classes in their order
     warnings: list[str]
 
+    def __post_init__(self) -> None:
+        self.digit, self.probability = int(np.argmax(self.probabilities)), max(self.probabilities)
+
     @property
     def prepared(self) -> np.ndarray:
         """What the network saw of it as it stands: uint8 (28, 28)."""
         return normalize(self.glyph.mask)
-
-    @property
-    def digit(self) -> int:
-        return int(np.argmax(self.probabilities))
-
-    @property
-    def probability(self) -> float:
-        return max(self.probabilities)
 
 
 @dataclass
@@ -79,7 +74,7 @@ class Reading:
 def choose(glyphs: list[Glyph], everything: bool) -> tuple[list[list[Glyph]], list[str]]:
     """The glyphs to read, row by row, of all that were found, the largest first; and what is doubtful so far."""
     glyphs = [glyph for glyph in glyphs if glyph.width <= STRIP * glyph.height] or glyphs
-    large = [glyph for glyph in glyphs if glyph.side > glyphs[0].side / SMALLER]
+    large = [glyph for glyph in glyphs if glyph.side * glyph.scale > glyphs[0].side * glyphs[0].scale / SMALLER]
     if everything:
         left_out = len(glyphs) - len(large)
         warnings = [f"{left_out} much smaller figure{'s are' * (left_out > 1) or ' is'} left out"] if left_out else []
@@ -117,16 +112,18 @@ def judge(glyph: Glyph, recognize: Callable[[Glyph], list[float]], everything: b
 
 def as_text(reading: Reading, width: int) -> str:
     """The answer in a line, or with several digits in one a row of text; the file's name padded to `width`."""
-    texts = [" ".join(str(digit.digit) for digit in row) for row in reading.rows]
-    longest = max(map(len, texts))
-    lines = [
-        f"{text:<{longest}}  {' '.join(f'{digit.probability:7.2%}' for digit in row)}"
-        for text, row in zip(texts, reading.rows, strict=True)
-    ]
-    if not reading.everything:
-        shares = reading.digits[0].probabilities
-        others = sorted(range(len(shares)), key=lambda k: -shares[k])[1:3]
-        lines[0] += f"   then {', '.join(f'{k} {shares[k]:6.2%}' for k in others)}"
+    if reading.everything:
+        texts = [" ".join(str(digit.digit) for digit in row) for row in reading.rows]
+        longest = max(map(len, texts))
+        lines = [
+            f"{text:<{longest}}   {' '.join(f'{digit.probability:.2%}' for digit in row)}"
+            for text, row in zip(texts, reading.rows, strict=True)
+        ]
+    else:
+        (digit,) = reading.digits
+        shares = digit.probabilities
+        first, *others = sorted(range(len(shares)), key=lambda k: -shares[k])[:3]
+        lines = [f"{first}  {shares[first]:7.2%}   then {', '.join(f'{k} {shares[k]:6.2%}' for k in others)}"]
     if reading.warnings:
         lines[-1] += f"  warning: {'; '.join(reading.warnings)}"
     return f"{printable(reading.file):<{width}}  " + f"\n{'':<{width}}  ".join(lines)
@@ -137,15 +134,16 @@ def as_dict(reading: Reading) -> dict[str, Any]:
 
     A box is [left, top, right, bottom] in pixels of the file's picture, upright.
     """
-    size = np.array(2 * (reading.picture.width, reading.picture.height))
-    scales = size / (2 * reading.picture.pixels.size)
+    picture = reading.picture
+    size = np.array(2 * (picture.width, picture.height))
+    scales = size / (2 * picture.pixels.size)
     entry: dict[str, Any] = {"file": reading.file}
     if not reading.everything:
         digit = reading.digits[0]
         entry |= {"digit": digit.digit, "probability": digit.probability, "probabilities": digit.probabilities}
     entry["digits"] = []
     for digit in reading.digits:
-        box = np.round(digit.glyph.box * scales).astype(int).tolist()
+        box = np.clip(np.round(digit.glyph.box * scales), 0, size).astype(int).tolist()
         entry["digits"].append({"digit": digit.digit, "probability": digit.probability, "box": box})
     return entry | {"warnings": reading.warnings}
 
@@ -181,13 +179,14 @@ BAR = TEST["color"]
 
 def _draw_bars(axes: Axes, reading: Reading) -> None:
     """Of one digit the probabilities of all; of several, the probability of what each was read as."""
-    first = reading.digits[0]
-    bars = [(digit.digit, digit.probability, not digit.warnings) for digit in reading.digits]
-    title = readable(" ".join(str(digit.digit) for digit in reading.digits))
     if not reading.everything:
-        bars = [(k, share, k == first.digit) for k, share in enumerate(first.probabilities)]
-        title += f", {first.probability:.2%}"
-    names, values, marked = zip(*bars, strict=True)
+        values = reading.digits[0].probabilities
+        names, marked = [str(k) for k in range(len(values))], [k == reading.digits[0].digit for k in range(len(values))]
+        title = f"{reading.digits[0].digit}, {reading.digits[0].probability:.2%}"
+    else:
+        values = [digit.probability for digit in reading.digits]
+        names, marked = [str(digit.digit) for digit in reading.digits], [not digit.warnings for digit in reading.digits]
+        title = readable(" ".join(names))
     axes.bar(range(len(values)), values, color=[BAR if mark else PALE for mark in marked])
     axes.set_xticks(range(len(values)), names)
     axes.set(ylim=(0, 1), yticks=(0, 0.5, 1), yticklabels=("0", "50 %", "100 %"))

@@ -21,4 +21,4 @@ from matplotlib.figure import Figure
 from support.figures.axes import CLEAN, ERROR_FLOOR, PALE, PANEL, SMALL, TEST, TRAIN
 from support.figures.axes import figure_name, line_style, metric_text, percent, readable, save, set_title, styled
 from support.figures.axes import Curve, draw_curves, epoch_axis, label_ends, log_axis, make_curve, plot_values
-from support.figures.groups import configuration, curves_of, end_of, group_by, in_order, name_of, test_set
+from support.figures.groups import configuration, curves_of, end_of, group_by, name_of, test_set

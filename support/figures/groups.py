@@ -27,12 +27,6 @@ def test_set(history: History) -> tuple[str, str]:
     return held_out(history), history["test_sha256"]
 
 
-def in_order(runs: list[Run]) -> list[Run]:
-    """The project's models first, plain before augmented, then by seed."""
-    models = [*MODELS, *sorted({run.history["model"] for run in runs} - MODELS.keys())]
-    return sorted(runs, key=lambda run: (models.index(run.history["model"]), configuration(run), run.history["seed"]))
-
-
 def group_by(runs: Iterable[Run], key: Callable[[Run], Any]) -> dict[Any, list[Run]]:
     groups: dict[Any, list[Run]] = {}
     for run in runs:
@@ -48,7 +42,11 @@ def curves_of(runs: list[Run]) -> dict[str, list[History]]:
     curves: dict[str, list[History]] = {}
     shared = [name for name in (*SETTINGS, *RECIPE, "parameters", "train_sha256", "test_sha256") if name != "seed"]
     values = {run.path: (end_of(run.history), *(str(run.history.get(name)) for name in shared)) for run in runs}
-    for alike in group_by(in_order(runs), lambda run: values[run.path]).values():
+    models = [*MODELS, *sorted({run.history["model"] for run in runs} - MODELS.keys())]  # the project's first
+    in_order = sorted(
+        runs, key=lambda run: (models.index(run.history["model"]), configuration(run), run.history["seed"])
+    )
+    for alike in group_by(in_order, lambda run: values[run.path]).values():
         history = alike[0].history
         others = [word for word in words_of(history) if any(word not in words_of(run.history) for run in runs)]
         label = f"{name_of(history)}{', ' * bool(others)}{readable('_'.join(others))}"

@@ -6,16 +6,4 @@ without torch; `from support.run import checkpoint, result` gives those that nee
 
 # ruff: noqa: F401
 from support.run.callback import Callback
-from support.run.history import (
-    RECIPE,
-    SETTINGS,
-    History,
-    Run,
-    epochs_done,
-    held_out,
-    mistakes,
-    read_arrays,
-    read_history,
-    read_runs,
-    run_name,
-)
+from support.run.history import RECIPE, SETTINGS, History, Run, epochs_done, held_out, mistakes, read_run, read_runs

@@ -14,7 +14,6 @@ class Callback:
     random numbers from torch's default generator.
     """
 
-    measures: tuple[str, ...] = ()  # by `on_epoch_end`: resume takes only a run that has these; where none, any
     pictures = True  # whether the result holds images and is drawn
     history: dict[str, Any] = {}  # noqa: RUF012 - of the run so far, with the epoch that `on_epoch_end` is called after
     stop = False  # set it, in `on_epoch_end`, to end the run there as a finished one
@@ -23,7 +22,7 @@ class Callback:
         """A number each. It is not called where a run is resumed."""
 
     def on_epoch_end(self, network: "nn.Module", average: "nn.Module", train_set: Any) -> dict[str, float] | None:
-        """A list each, of a number an epoch: the same names after every epoch."""
+        """A list each, of a number an epoch: the same names after every epoch, also of a run that is resumed."""
 
     def on_train_end(self, average: "nn.Module", test_set: Any) -> dict[str, float] | None:
         """A number each."""

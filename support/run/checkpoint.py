@@ -1,12 +1,12 @@
 """The files of a run: saved whole, never mixed up, never thrown away unasked.
 
-checkpoint_dir/NAME.pt           all that is needed to go on as if nothing had happened
+checkpoint_dir/NAME.pt           of an unfinished run, all that is needed to go on as if nothing had happened
 checkpoint_dir/NAME.weights.pt   the weights of the last finished run of that name
 output_dir/NAME.npz .json .png   its result
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,22 +16,12 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from support.files import check_unpacked, clear_temporary, make_folder, replace
-from support.run.history import (
-    History,
-    differences,
-    epochs_done,
-    read_arrays,
-    read_history,
-    reading,
-    write_arrays,
-    write_history,
-)
+from support.files import check_unpacked, clear_temporary, replace
+from support.run.history import History, differences, epochs_done, read_run, reading, write_arrays, write_history
 from support.terminal import UserError, printable, warn
 
 State = dict[str, Any]
 PARTS = ("network", "average", "optimizer", "scheduler")  # of a run: those that a checkpoint holds
-GO_ON = "the same command with --resume goes on"
 
 
 class RunFiles:
@@ -52,50 +42,47 @@ def network_sha256(network: nn.Module) -> str:
 def open_run(stack: ExitStack, files: RunFiles, history: History, resume: bool, restart: bool) -> State | None:
     """Hold the run's name until `stack` lets go. Returns what there is of this run, or None for nothing.
 
-    That is "history", "finished", and of an unfinished run what `restore` takes. Raises UserError where it is of
-    another run, or something would be lost that nobody asked to throw away.
+    That is "history" and, of an unfinished run, what `restore` takes. Raises UserError where it is of another run, or
+    something would be lost that nobody asked to throw away.
     """
     _hold(stack, files)
     if restart:
         return None
-    state = read_checkpoint(files.checkpoint) if files.checkpoint.exists() else None
-    found = {files.checkpoint: state["history"]} if state else {}
-    unfinished = state and not state["finished"]
-    if unfinished and not resume:
-        done = f"{epochs_done(found[files.checkpoint])} of {found[files.checkpoint]['epochs']} epochs"
+    advice = "start afresh with --restart, which replaces it"
+    state = read_state(files.checkpoint, (*PARTS, "history"), advice) if files.checkpoint.exists() else None
+    if state and not resume:
+        done = f"{epochs_done(state['history'])} of {state['history']['epochs']} epochs"
         problem = f"{printable(files.checkpoint)}: holds an unfinished run, {done}"
         raise UserError(f"{problem}\ngo on with it with --resume, or throw it away with --restart")
-    if not unfinished:  # else what there is besides will be replaced, as was asked when that run began
-        found |= {files.weights: read_weights(files.weights)["history"]} if files.weights.exists() else {}
-        found |= {files.history: read_history(files.history)} if files.history.exists() else {}
+    found = {files.checkpoint: state["history"]} if state else {}
+    arrays: dict[str, np.ndarray] = {}
+    if not state and files.weights.exists():  # else they will be replaced, as was asked when the unfinished run began
+        found[files.weights] = read_weights(files.weights)["history"]
+    if not state and files.history.exists():
+        _, found[files.history], arrays = read_run(files.history)
     for path, saved in found.items():
         if differ := differences(saved, history):
             problem = f"{printable(path)}: is of another run: {', '.join(differ)}"
             raise UserError(f"{problem}\ngive this one another name with --name, or replace that one with --restart")
-    if unfinished:
-        return state
-    # a result that came from another machine, or with the repository, has neither checkpoint nor weights here
-    whole = files.history in found and (files.weights in found or not state)
-    whole = whole and len({saved["digest"] for saved in found.values()}) == 1
-    if resume and whole and read_arrays(files.arrays, found[files.history]):
+    # a result that came from another machine, or with the repository, has no weights here
+    if resume and arrays and len({saved["digest"] for saved in found.values()}) == 1:
         print(f"{files.name} is finished")
-        return {"history": found[files.history], "finished": True}
-    return None
+        return {"history": found[files.history]}
+    return state
 
 
 def _hold(stack: ExitStack, files: RunFiles) -> None:
     """Make the folders, hold the run's name in both, and clear what a killed run left."""
     for path in (files.history, files.checkpoint):
-        make_folder(path.parent)
-        lock = path.with_name(f".{path.name}.lock")
         try:
-            stack.enter_context(FileLock(lock, timeout=0))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(path.with_name(f".{path.name}.lock"), timeout=0))
         except Timeout:
             problem = f"{printable(path)}: another process is training {files.name} right now"
             raise UserError(f"{problem}\nwait for it, or train under another --seed or --name") from None
         except OSError as error:
-            problem = f"cannot be locked ({printable(error.strerror or error)})"
-            warn(f"{printable(lock)}: {problem}: start no run of that name twice")
+            problem = f"{printable(path.parent)}: cannot be written, or its files not locked: {error.strerror}"
+            raise UserError(f"{problem}; choose another folder") from None
     for path in (files.checkpoint, files.weights, files.arrays, files.history, files.picture):
         clear_temporary(path)
 
@@ -105,11 +92,8 @@ def saying_how_to_resume() -> Iterator[None]:
     """Where Ctrl-C or a full disk stops the run, say how to go on: the epochs that were printed are saved."""
     try:
         yield
-    except KeyboardInterrupt:
-        print(f"\nstopped; {GO_ON}")
-        raise
-    except OSError as error:
-        error.strerror = f"{error.strerror}\nfix that; {GO_ON}"
+    except (KeyboardInterrupt, OSError):
+        warn("the same command with --resume goes on", "stopped")
         raise
 
 
@@ -118,8 +102,7 @@ def save_checkpoint(files: RunFiles, parts: dict[str, Any], history: History) ->
 
     Generators need no entry: they are seeded anew for each epoch. Raises OSError.
     """
-    state: State = {name: parts[name].state_dict() for name in PARTS}
-    state |= {"history": history, "finished": "digest" in history}
+    state: State = {name: parts[name].state_dict() for name in PARTS} | {"history": history}
     replace(files.checkpoint, lambda file: torch.save(state, file))
 
 
@@ -132,22 +115,28 @@ def save_result(files: RunFiles, network: nn.Module, history: History, arrays: d
     replace(files.history, lambda file: write_history(history, file))
 
 
-def read_checkpoint(path: Path) -> State:
-    """What `save_checkpoint` saved. Raises UserError if the file is anything else."""
-    return _load(path, (*PARTS, "history", "finished"), "start afresh with --restart, which replaces it")
-
-
 def read_weights(path: Path) -> State:
-    """Weights of a finished run: "network", a state_dict, and "model", "name", "classes", "digest" and "history".
+    """Of a finished run "network" (a state_dict), "model", "name", "classes", "digest", "history". Raises UserError."""
+    needed = ("network", "model", "name", "classes", "digest", "history")
+    return read_state(path, needed, "expected NAME.weights.pt, as main.py leaves it in checkpoints/")
+
+
+def load_network(build: Callable[[str, int], nn.Module], path: Path) -> tuple[str, nn.Module]:
+    """The name of a finished run and its network, `build(model, classes)` in evaluation mode. Raises UserError."""
+    state = read_weights(path)
+    try:
+        network = build(state["model"], state["classes"])
+    except KeyError:
+        raise UserError(f"{printable(path)}: holds weights of {printable(state['model'])}, no network here") from None
+    restore(state, path, {"network": network})
+    return state["name"], network.eval()
+
+
+def read_state(path: Path, needed: tuple[str, ...], advice: str) -> State:
+    """These of what `torch.save` saved: tensors and plain values, never a pickle that could run code.
 
     Raises UserError if the file is anything else.
     """
-    needed = ("network", "model", "name", "classes", "digest", "history")
-    return _load(path, needed, "expected NAME.weights.pt, as main.py leaves it in checkpoints/")
-
-
-def _load(path: Path, needed: tuple[str, ...], advice: str) -> State:
-    """Only tensors and plain values are read, never a pickle that could run code."""
     with reading(path, advice) as file:
         check_unpacked(file)
         state: State = torch.load(file, map_location="cpu", weights_only=True)
@@ -155,14 +144,15 @@ def _load(path: Path, needed: tuple[str, ...], advice: str) -> State:
 
 
 def restore(state: State, path: Path, parts: dict[str, Any]) -> None:
-    """Load the states of those of PARTS that are given. Raises UserError if one has changed, or holds no numbers."""
-    for name in filter(parts.__contains__, PARTS):
+    """Load the states of those of PARTS that are given. Raises UserError if one has changed since."""
+    for name in [name for name in PARTS if name in parts]:
         try:
             parts[name].load_state_dict(state[name])
+            groups = getattr(parts[name], "param_groups", [])  # which one optimizer takes from any other
+            if any(parts[name].defaults.keys() - group.keys() for group in groups):
+                raise ValueError("it is that of another optimizer")
         except Exception as error:  # of entries that do not fit, PyTorch raises half a dozen kinds
             reason = printable((str(error).strip() or type(error).__name__).splitlines()[-1].strip())
-            afresh = ", or start afresh with --restart" if "finished" in state else ""
+            afresh = ", or start afresh with --restart" if "optimizer" in state else ""
             problem = f"{printable(path)}: its {name} is not the one of now: {reason}"
             raise UserError(f"{problem}\nuse the code that it was trained with{afresh}") from None
-    if not all(bool(weights.isfinite().all()) for weights in parts["network"].parameters()):
-        raise UserError(f"{printable(path)}: some weights are no numbers, as of a run that diverged; train it again")

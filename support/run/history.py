@@ -43,19 +43,15 @@ RECIPE = (  # the constants of the program that trained it
     *("averaging", "bn_images", "mean", "std", "padding"),
 )
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "matplotlib")  # whose versions a history names
-FIELDS: dict[str, Any] = {  # that every reader may count on
-    **dict.fromkeys(("name", "model", "data", "train_sha256", "test_sha256", "digest"), str),
+FIELDS: dict[str, type] = {  # that every reader may count on
+    **dict.fromkeys(("name", "model", "data", "test_sha256", "digest"), str),
     **dict.fromkeys(("epochs", "batch_size", "validation", "classes", "seed", "parameters"), int),
-    **dict.fromkeys(("train_images", "test_images"), int) | dict.fromkeys(("lr", "weight_decay"), (int, float)),
-    **dict.fromkeys(METRICS, list) | {"augment": bool},
+    **dict.fromkeys(("train_images", "test_images"), int) | {"augment": bool, "lr": float},
+    **dict.fromkeys(METRICS, list),
 }
 DRAWS = 8  # warps of each digit that an augmented run keeps, to be looked at
 MAX_HISTORY = 64 * 2**20  # bytes: a million epochs take less
-TRAIN_AGAIN = "train that run again, or move the file away"
 MAX_NAME, MAX_DATA = 100, 60  # bytes, of a name that is given and of the data's in it: file systems take 255 in all
-# What plot.py and study.py call their own figures, and how the names of a run's other files end.
-TAKEN = r"comparison|networks|augmentation|differences|train_test|gradients|moved"
-TAKEN += r"|.*(\.weights|_confusion|_mistakes|_filters)"
 
 
 class Run(NamedTuple):
@@ -67,10 +63,10 @@ class Run(NamedTuple):
 
 
 def check_name(name: str) -> None:
-    """Raises UserError where files of a run cannot have that name, or another file in their folders has it."""
-    if not re.fullmatch(r"\w[\w.-]*", name) or re.fullmatch(TAKEN, name) or len(name.encode()) > MAX_NAME:
-        expected = f"expected at most {MAX_NAME} letters, digits, dots, underlines and hyphens"
-        raise UserError(f"--name {printable(name)}: no name for a run's files; {expected}, and no other file's name")
+    """Raises UserError where files of a run cannot have that name, or the weights of another run have it."""
+    if not re.fullmatch(r"\w[\w.-]*(?<!\.weights)", name) or len(name.encode()) > MAX_NAME:
+        expected = f"expected at most {MAX_NAME} letters, digits, dots, underlines and hyphens, not .weights at its end"
+        raise UserError(f"--name {printable(name)}: no name for a run's files; {expected}")
 
 
 def run_name(settings: History, defaults: History) -> str:
@@ -86,16 +82,16 @@ def run_name(settings: History, defaults: History) -> str:
     return "_".join(parts)
 
 
-def new_history(told: History, defaults: History, facts: History, measures: tuple[str, ...] = ()) -> History:
+def new_history(told: History, defaults: History, facts: History) -> History:
     """The history of a run before its first epoch.
 
     told: the fields of main.Settings, whose defaults `defaults` are. facts: data, classes, and how and on what it is
-    trained besides. measures: what a callback will measure after each epoch.
+    trained besides.
     """
     settings = {name: (told | facts)[name] for name in SETTINGS}
     versions = {"python_version": platform.python_version()} | {f"{name}_version": version(name) for name in PACKAGES}
     name = {"name": told["name"] or run_name(settings, defaults)}
-    return name | settings | facts | versions | {name: [] for name in (*LISTS, *measures)}
+    return name | settings | facts | versions | {name: [] for name in LISTS}
 
 
 def epochs_done(history: History) -> int:
@@ -163,17 +159,14 @@ def resumed(saved: History, now: History) -> History:
 
 
 def differences(saved: History, now: History) -> list[str]:
-    """In which settings, recipe, network, data and measurements two runs differ, in words.
+    """In which settings, recipe, network and data two runs differ, in words.
 
     Data are told apart by their digests alone, whatever they are called and however many they are.
     """
     ignored = (*LISTS, "name", "data", "device", "digest")
     fields = [field for field in now if field not in ignored and not field.endswith(("_version", "_images"))]
-    return [
-        printable(f"{field} {str(saved.get(field))[:12]} there, {str(now[field])[:12]} here")
-        for field in fields
-        if saved.get(field) != now[field] and not isinstance(now[field], list) & isinstance(saved.get(field), list)
-    ]
+    different = [field for field in fields if saved.get(field) != now[field]]
+    return [printable(f"{field} {str(saved.get(field))[:12]} there, {now[field]!s:.12} here") for field in different]
 
 
 def with_digest(history: History) -> History:
@@ -197,36 +190,30 @@ def write_arrays(arrays: dict[str, np.ndarray], history: History, file: BinaryIO
 
 def read_runs(folder: Path) -> list[Run]:
     """All runs in a folder, in the order of their names. Raises UserError on the first bad file."""
-    histories = [(path, read_history(path)) for path in sorted(folder.glob("[!.]*.json"))]
-    return [Run(path, history, read_arrays(path.with_suffix(".npz"), history)) for path, history in histories]
+    return [read_run(path) for path in sorted(folder.glob("[!.]*.json"))]
 
 
-def read_history(path: Path) -> History:
-    """The history of a finished run in a JSON file, with FIELDS. Raises UserError."""
-    with reading(path, TRAIN_AGAIN) as file:
+def read_run(path: Path) -> Run:
+    """The finished run of a JSON file, with FIELDS, and of the NPZ beside it, if there is one. Raises UserError."""
+    with reading(path) as file:
         history: History = json.loads(file.read(MAX_HISTORY))
         if wrong := [name for name, kind in FIELDS.items() if not isinstance(dict(history).get(name), kind)]:
             raise ValueError(f"{', '.join(wrong)}: missing, or of another type")
         lists = np.array([values for values in history.values() if isinstance(values, list)], float)  # of one length
         if not lists.size or not np.isfinite(lists).all():
             raise ValueError("its lists are empty, or hold what is no finite number")
-    return history
-
-
-def read_arrays(path: Path, history: History) -> dict[str, np.ndarray]:
-    """The arrays beside a history; none if there is no such file. Raises UserError, also if they are of another run."""
-    if not path.exists():
-        return {}
-    with reading(path, TRAIN_AGAIN) as file:
-        check_unpacked(file)
-        arrays = dict(np.load(file, allow_pickle=False))
-        if str(arrays.pop("digest")) != history["digest"]:
-            raise ValueError(f"it is of another run than {path.stem}.json")
-    return arrays
+    arrays: dict[str, np.ndarray] = {}
+    if (beside := path.with_suffix(".npz")).exists():
+        with reading(beside) as file:
+            check_unpacked(file)
+            arrays = dict(np.load(file, allow_pickle=False))
+            if str(arrays.pop("digest")) != history["digest"]:
+                raise ValueError(f"it is of another run than {path.name}")
+    return Run(path, history, arrays)
 
 
 @contextmanager
-def reading(path: Path, advice: str) -> Iterator[BinaryIO]:
+def reading(path: Path, advice: str = "train that run again, or move the file away") -> Iterator[BinaryIO]:
     """A file of a run, opened. Raises UserError for whatever json, numpy and torch find wrong in it: a dozen kinds."""
     try:
         with open_regular(path) as file:

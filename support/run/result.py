@@ -1,6 +1,5 @@
 """What a finished run keeps beside its history: what the network said of each test image, and pictures to look at."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,8 +12,6 @@ from support import files
 from support.run.history import DRAWS, mistakes
 from support.terminal import printable, warn
 
-MAX_FILTERS, MAX_FILTER_SIDE = 1024, 31  # of a first convolution that is drawn
-
 
 def answers(logits: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
     """Of logits (N, classes) and labels (N,): the arrays that every result holds, see `history`."""
@@ -26,12 +23,11 @@ def answers(logits: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
 
 
 def pictures(network: nn.Module, images: Tensor, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The test images (N, 28, 28) that were read wrong, and the filters of a C1 that sees one map, if square."""
+    """The test images (N, 28, 28) that were read wrong, and the filters of a C1 that sees one map."""
     found = {"mistake_images": images.cpu().numpy()[mistakes(arrays)]}
-    weight = getattr(getattr(network, "c1", None), "weight", torch.empty(0))
-    count, maps, height, width = weight.shape if weight.ndim == 4 else (0, 0, 0, 0)
-    if maps == 1 and height == width <= MAX_FILTER_SIDE and count <= MAX_FILTERS:  # else nobody draws it
-        found["c1"] = weight.detach().float().cpu().contiguous().numpy()
+    c1 = getattr(network, "c1", None)
+    if isinstance(c1, nn.Conv2d) and c1.in_channels == 1:
+        found["c1"] = c1.weight.detach().float().cpu().contiguous().numpy()
     return found
 
 
@@ -45,13 +41,11 @@ def draws(dataset: Any, classes: int, warp: Callable[[Tensor], Tensor]) -> dict[
 
 
 def save_picture(path: Path, draw: Callable[[BinaryIO], object]) -> None:
-    """Save the curves and say where; what cannot be drawn costs the picture only. Raises OSError."""
-    drawn = io.BytesIO()
+    """Save the curves and say where; whatever goes wrong costs the picture only."""
     try:
-        draw(drawn)
+        files.replace(path, draw)
     except Exception as error:  # of a user's own settings and fonts matplotlib raises any kind
         warn(f"the curves could not be drawn: {printable(error)}; python plot.py draws them later")
         path.unlink(missing_ok=True)  # what stands there is of another training
     else:
-        files.replace(path, lambda file: file.write(drawn.getbuffer()))
         print(f"plot  {printable(path)}")

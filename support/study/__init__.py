@@ -3,5 +3,5 @@
 
 from support.study.figures import drawings
 from support.study.jobs import end_with_parent, run_jobs
-from support.study.results import CONFIGURATIONS, differences, read_study
+from support.study.results import CONFIGURATIONS, MOVES, differences, read_study
 from support.study.tables import document

@@ -1,6 +1,6 @@
 """The figures of the study. Their titles say what the numbers carry, whatever study it is."""
 
-from functools import partial
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,7 +10,7 @@ from scipy.stats import gmean
 from support import figures
 from support.figures import Curve, figure_name, line_style, percent, plot_values, set_title, styled
 from support.study import results
-from support.study.results import AUGMENTED, MLP, NORMALIZED, PLAIN, Difference, Groups, Run, Values
+from support.study.results import AUGMENTED, MLP, NORMALIZED, PLAIN, Configuration, Difference, Groups
 from support.study.statistics import ALPHA
 
 UNITS = {"accuracy": "percentage points: right is better", "loss": "nats: left is better"}
@@ -69,14 +69,14 @@ def draw_train_test(groups: Groups) -> Figure:
     for axes, (key, group) in zip(figure.subplots(3, 2).ravel(), groups.items(), strict=True):
         histories, curves = [run.history for run in group], []
         for prefix, (label, style) in CURVES.items():
-            if key[1] or prefix != "augmented_train":
-                label = label if key[1] or prefix != "clean_train" else CURVES["augmented_train"][0]
+            if f"{prefix}_accuracy" in histories[0]:
+                label = label if key[1] else label.removesuffix(", not augmented")
                 curves.append(figures.make_curve(f"{label}  ", histories, f"{prefix}_accuracy", style))
         axes.set_title(figure_name(*key))
         panels.append((axes, curves))
     figures.draw_curves(panels, "accuracy")
     parts = [results.decomposition(group) for key, group in groups.items() if key[1]]
-    runs, same = (percent(float(np.mean([one[part] > 0 for one in parts])), 0) for part in ("gap", "digits"))
+    runs, same = (percent(float(np.mean([one[part] > 0 for one in parts])), 0) for part in ("test - train", "digits"))
     finding = f"With augmentation test accuracy is above train accuracy in {runs} of the epochs"
     set_title(figure, f"{finding}, but in {same} with the same weights on clean images", note_of(groups))
     figures.label_ends(panels)  # last: where labels go depends on the height of the axes
@@ -90,25 +90,23 @@ def note_of(groups: Groups) -> str:
 @styled
 def draw_gradients(groups: Groups) -> Figure:
     """‖g‖·‖W‖ by layer with and without batch normalization; in the last panel ‖g‖ of the first layer by the last's."""
-    layers, pair = results.layers(groups[PLAIN]), {key: groups[key] for key in (PLAIN, NORMALIZED)}
-    drawn: dict[str, Values] = {f"{one.upper()}, ‖g‖·‖W‖": partial(results.gradients, layer=one) for one in layers}
-    drawn[f"‖g‖ of {layers[0].upper()} / ‖g‖ of {layers[-1].upper()}"] = results.first_to_last
+    pair = {key: groups[key] for key in (PLAIN, NORMALIZED)}
+    layers = [layer.upper() for layer in results.layers(groups[PLAIN])]
+    scaled = {key: results.gradients(group) for key, group in pair.items()}
+    drawn = {f"{layer}, ‖g‖·‖W‖": {key: scaled[key][index] for key in pair} for index, layer in enumerate(layers)}
+    drawn[f"‖g‖ of {layers[0]} / ‖g‖ of {layers[-1]}"] = {key: results.first_to_last(pair[key]) for key in pair}
     figure = Figure((3 * figures.PANEL[0], 1.7 * figures.PANEL[1]))
     every = figure.subplots(2, -(-len(drawn) // 2)).ravel()
-    epochs = list(range(groups[PLAIN][0].history["epochs"] + 1))
-    panels = [draw_panel(axes, pair, *one, epochs) for axes, one in zip(every, drawn.items(), strict=False)]
-    words = []
-    for when, epoch in (("before training", 0), ("at the end", -1)):
-        ratios = [gmean(results.gradient_ratio(groups, layer)[:, epoch]) for layer in layers]
-        words.append(f"{times(ratios)} {when}")
-    set_title(
-        figure, f"Batch normalization: gradients {', '.join(words)}", f"W: weights, g: gradient; {note_of(groups)}"
-    )
+    epochs = range(groups[PLAIN][0].history["epochs"] + 1)
+    panels = [draw_panel(axes, *one, epochs) for axes, one in zip(every, drawn.items(), strict=False)]
+    ratios = gmean(results.gradient_ratio(groups), axis=1)
+    words = f"{times(ratios[:, 0])} before training, {times(ratios[:, -1])} at the end"
+    set_title(figure, f"Batch normalization: gradients {words}", f"W: weights, g: gradient; {note_of(groups)}")
     figures.label_ends(panels)
     return figure
 
 
-def times(ratios: list[float]) -> str:
+def times(ratios: np.ndarray | list[float]) -> str:
     """By how much something is larger or smaller, from the least to the most of several ratios."""
     if min(ratios) > 1:
         return f"{min(ratios):.0f} to {max(ratios):.0f} times larger"
@@ -123,26 +121,26 @@ def draw_moved(groups: Groups) -> Figure:
     figure, panels = Figure((2.5 * figures.PANEL[0], 1.15 * figures.PANEL[1])), []
     kinds = {"shift": "shifted by pixels, mean of four ways", "turn": "turned by degrees, mean of both ways"}
     for axes, (kind, label) in zip(figure.subplots(1, 2), kinds.items(), strict=True):
-        moves = ["", *(move for move in results.MOVES if move.startswith(kind))]
-        sizes = [int(move.removeprefix(kind) or 0) for move in moves]
-
-        def accuracy(group: list[Run], moves: list[str] = moves) -> np.ndarray:
-            return np.column_stack([results.moved(group, move) for move in moves])
-
-        panels.append(draw_panel(axes, groups, "accuracy", accuracy, sizes))
+        names = [f"accuracy_{kind}{size}" for size in results.MOVES[kind]]
+        values = {
+            key: np.column_stack([results.last(group, "accuracy"), *(results.stack(group, name) for name in names)])
+            for key, group in groups.items()
+        }
+        panels.append(draw_panel(axes, "accuracy", values, [0, *results.MOVES[kind]]))
         axes.set_xlabel(label)
-    shares = [percent(results.moved(groups[key], "shift4").mean(), 0) for key in (MLP, PLAIN, AUGMENTED)]
+    shares = [percent(results.stack(groups[key], "accuracy_shift4").mean(), 0) for key in (MLP, PLAIN, AUGMENTED)]
     words = f"Custom-MLP gets {shares[0]} right, LeNet-5 {shares[1]}, LeNet-5 with augmentation {shares[2]}"
     set_title(figure, f"Of digits shifted by 4 pixels {words}", note_of(groups))
     figures.label_ends(panels)
     return figure
 
 
-def draw_panel(axes: Axes, groups: Groups, metric: str, values: Values, sizes: list[int]) -> tuple[Axes, list[Curve]]:
+def draw_panel(
+    axes: Axes, metric: str, values: dict[Configuration, np.ndarray], sizes: Sequence[int]
+) -> tuple[Axes, list[Curve]]:
     """A curve a configuration, of values (seeds, sizes)."""
     curves = []
-    for key, group in groups.items():
-        found = values(group)
+    for key, found in values.items():
         end = f"  {percent(found[:, -1].mean(), 1)}" if metric == "accuracy" else ""
         curves.append(Curve(figure_name(*key) + end, plot_values(metric, found), line_style(*key)))
     figures.draw_curves([(axes, curves)], metric)

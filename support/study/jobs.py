@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -19,36 +18,35 @@ from support.terminal import printable
 PIPE = "STUDY_STDIN_IS_PIPE"  # set for a command, since any program may have an empty standard input
 
 
-def run_jobs(commands: dict[Path, list[str]], side_by_side: int, ended: Callable[[Path, str], None]) -> None:
+def run_jobs(commands: dict[Path, list[str]], side_by_side: int) -> list[str]:
     """Run all commands, at most `side_by_side` at once; each is named by its log, to which its output is appended.
 
-    `ended(log, problem)` is called when one has ended, with an empty problem if it succeeded. Whatever interrupts this
-    function interrupts the commands, too, and waits for them.
+    Prints how each has ended; returns the names of those that failed. Whatever interrupts this function interrupts the
+    commands, too, and waits for them.
     """
+    failed = []
     read_end, write_end = os.pipe()
     with ThreadPoolExecutor(side_by_side) as pool:
         try:
-            futures = {pool.submit(_run, command, log, read_end): log for log, command in commands.items()}
+            futures = {pool.submit(_run, command, log, read_end): log.stem for log, command in commands.items()}
             for future in as_completed(futures):
-                ended(futures[future], future.result())
+                print(f"{futures[future]}: {future.result() or 'finished'}")
+                failed += [futures[future]] if future.result() else []
         finally:
             os.close(write_end)
             pool.shutdown(cancel_futures=True)
             os.close(read_end)
+    return failed
 
 
 def _run(command: list[str], log: Path, stdin: int) -> str:
     """Run it in a session of its own, since Ctrl-C on a terminal would interrupt it twice; return the problem."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", PIPE: "1"}
-    try:
-        with open(log, "ab") as file:
-            streams: dict[str, Any] = {"stdin": stdin, "stdout": file, "stderr": subprocess.STDOUT}
-            done = subprocess.run(command, env=environment, start_new_session=True, **streams)
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    except OSError as error:
-        return f"{printable(log)}: {error.strerror}"
-    said = [line for line in lines if line.startswith("error: ")] or lines or ["no word in its log"]
-    return f"status {done.returncode}: {printable(said[-1])}" if done.returncode else ""
+    with open(log, "ab") as file:
+        streams: dict[str, Any] = {"stdin": stdin, "stdout": file, "stderr": subprocess.STDOUT}
+        status = subprocess.run(command, env=environment, start_new_session=True, **streams).returncode
+    errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
+    return f"status {status}: {printable([f'see {log}', *errors][-1])}" if status else ""
 
 
 def end_with_parent() -> None:

@@ -4,15 +4,14 @@ What is compared, by which test and within which margin was fixed before the run
 """
 
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from support.figures import configuration, group_by, in_order
-from support.run import Run, read_runs
+from support.figures import configuration
+from support.run import RECIPE, SETTINGS, Run, read_runs
 from support.study import statistics
 from support.study.statistics import ALPHA, Estimate
 from support.terminal import UserError, printable
@@ -20,7 +19,6 @@ from support.terminal import UserError, printable
 Configuration = tuple[str, bool]  # model, augmentation
 Groups = dict[Configuration, list[Run]]  # the runs of each: of the same seeds, in their order
 Terms = dict[Configuration, int]  # the weights of a sum over configurations
-Values = Callable[[list[Run]], np.ndarray]  # a number of each run
 
 PLAIN, AUGMENTED, NORMALIZED, BOTH = ("lenet", False), ("lenet", True), ("lenet_bn", False), ("lenet_bn", True)
 MLP, MLP_AUGMENTED = ("mlp", False), ("mlp", True)
@@ -40,9 +38,13 @@ COMPARISONS: dict[str, Terms] = {
     "augmentation, MLP": {MLP_AUGMENTED: 1, MLP: -1},
     "LeNet-5 against the MLP": {PLAIN: 1, MLP: -1},
 }
-MOVES = [*(f"shift{pixels}" for pixels in (1, 2, 3, 4)), *(f"turn{degrees}" for degrees in (5, 10, 15, 20, 25))]
-# In what the runs of a study may differ: what they are, what they gave, and what says nothing of how they were trained.
-FREE = ("name", "model", "augment", "seed", "parameters", "network_sha256", "device", "digest")
+MOVES = {  # how test images are moved, and by how much
+    "shift": (1, 2, 3, 4),  # pixels; hardly any ink is moved out of the image
+    "turn": (5, 10, 15, 20, 25),  # degrees; the augmentation turns by up to 20
+}
+AUGMENTATION = ("rotation", "translation", "min_crop", "augment_strength_min", "augment_strength_max")
+# What all runs of a study share, as far as they have it.
+SHARED = {*SETTINGS, *RECIPE, *AUGMENTATION, "train_sha256", "test_sha256"} - {"model", "augment", "seed"}
 
 
 def read_study(folder: Path) -> Groups:
@@ -50,33 +52,24 @@ def read_study(folder: Path) -> Groups:
 
     Raises UserError if a run is not of the study, or not whole, or if there are not two seeds.
     """
-    runs = in_order(read_runs(folder))
-    seen: dict[tuple[str, bool, int], Run] = {}
     recipe: dict[str, tuple[object, str]] = {}  # the value of each field, and the file that has it
-    for run in runs:
-        problem = None
-        for name, value in run.history.items():
-            expected, where = recipe.setdefault(name, (value, run.path.name)) if is_recipe(name, value) else (value, "")
-            if value != expected:
-                problem = f"{name} is {value!s:.40}, but {expected!s:.40} in {where}"
+    found: dict[tuple[Configuration, int], Run] = {}
+    for run in read_runs(folder):
+        problem = ""
+        for name in filter(SHARED.__contains__, run.history):
+            expected, where = recipe.setdefault(name, (run.history[name], run.path.name))
+            if run.history[name] != expected:
+                problem = f"{name} is {run.history[name]!s:.40}, but {expected!s:.40} in {where}"
         if not run.arrays or len(run.history.get("clean_train_accuracy", [])) != run.history["epochs"]:
             problem = "has no NPZ file, or study.py did not train it from its first epoch to its last"
-        elif seen.setdefault((*configuration(run), run.history["seed"]), run) is not run:
-            problem = "its configuration and seed are there twice"
         if problem:
             raise UserError(f"{printable(run.path)}: {printable(problem)}\nmove away what is not of this study")
-    groups = group_by(runs, configuration)
-    seeds = set.intersection(*({run.history["seed"] for run in groups.get(key, [])} for key in CONFIGURATIONS))
+        found[configuration(run), run.history["seed"]] = run
+    seeds = set.intersection(*({seed for key, seed in found if key == one} for one in CONFIGURATIONS))
     if len(seeds) < 2:
-        found = f"found {len(runs)} runs, with {len(seeds)} seeds of all six configurations"
-        raise UserError(f"{printable(folder)}: {found}; expected two seeds or more: train them with python study.py")
-    return {key: [run for run in groups[key] if run.history["seed"] in seeds] for key in CONFIGURATIONS}
-
-
-def is_recipe(name: str, value: object) -> bool:
-    """Whether a field of a history says how the run was trained."""
-    measured = isinstance(value, list) or name.startswith(("initial_", "accuracy_"))
-    return not (measured or name in FREE or name.endswith("_version"))
+        problem = f"found {len(found)} runs, with {len(seeds)} seeds of all six configurations"
+        raise UserError(f"{printable(folder)}: {problem}; expected two seeds or more: train them with python study.py")
+    return {key: [found[key, seed] for seed in sorted(seeds)] for key in CONFIGURATIONS}
 
 
 def stack(group: list[Run], name: str) -> np.ndarray:
@@ -89,9 +82,9 @@ def last(group: list[Run], metric: str) -> np.ndarray:
     return stack(group, f"test_{metric}")[:, -1]
 
 
-def paired(groups: Groups, terms: Terms, values: Values) -> np.ndarray:
-    """The sum of `values` over configurations, weighted by `terms`, for each seed: (seeds,)."""
-    return np.sum([weight * values(groups[key]) for key, weight in terms.items()], axis=0)
+def combined(values: Mapping[Configuration, np.ndarray], terms: Terms) -> np.ndarray:
+    """The sum of values over configurations, weighted by `terms`; of each seed, if they are of the seeds."""
+    return np.sum([weight * values[key] for key, weight in terms.items()], axis=0)
 
 
 class Difference(NamedTuple):
@@ -109,20 +102,15 @@ def differences(groups: Groups) -> list[Difference]:
     """All comparisons, in accuracy, then in loss."""
     found = []
     for metric, of_images in OF_IMAGES.items():
-        resamples = statistics.bootstrap_means([np.stack([*map(of_images, group)]) for group in groups.values()])
-        means = dict(zip(groups, resamples.T, strict=True))
+        every = np.array([[of_images(run) for run in group] for group in groups.values()], dtype=np.float32)
+        resampled = dict(zip(groups, statistics.bootstrap_means(every).T, strict=True))
+        measured = {key: last(group, metric) for key, group in groups.items()}
         for name, terms in COMPARISONS.items():
-            values = paired(groups, terms, partial(last, metric=metric))
-            resampled = np.sum([weight * means[key] for key, weight in terms.items()], axis=0)
-            interval = np.quantile(resampled, [ALPHA / 2, 1 - ALPHA / 2])
+            interval = np.quantile(combined(resampled, terms), [ALPHA / 2, 1 - ALPHA / 2])
+            values = combined(measured, terms)
             found.append(Difference(name, metric, values, statistics.mean_interval(values), interval, math.nan))
     adjusted = statistics.holm([one.paired.p for one in found])
     return [one._replace(holm=p) for one, p in zip(found, adjusted, strict=True)]
-
-
-def moved(group: list[Run], move: str) -> np.ndarray:
-    """Accuracy on test images that were moved; `move` as in MOVES, or "" for images as they are: (seeds,)."""
-    return stack(group, f"accuracy_{move}") if move else last(group, "accuracy")
 
 
 def decomposition(group: list[Run]) -> dict[str, np.ndarray]:
@@ -135,7 +123,7 @@ def decomposition(group: list[Run]) -> dict[str, np.ndarray]:
     train, clean, test = (stack(group, f"{name}_accuracy") for name in ("train", "clean_train", "test"))
     augmented = stack(group, "augmented_train_accuracy") if group[0].history["augment"] else clean
     return {
-        "gap": test - train,
+        "test - train": test - train,
         "weights": augmented - train,
         "augmentation": clean - augmented,
         "digits": test - clean,
@@ -148,22 +136,26 @@ def layers(group: list[Run]) -> list[str]:
     return [name.removeprefix(prefix) for name in group[0].history if name.startswith(prefix)]
 
 
-def gradients(group: list[Run], layer: str, scaled: bool = True) -> np.ndarray:
-    """|g| * |W| of a layer, or |g| alone, before the first epoch and after each: (seeds, 1 + epochs), above 0.
+def gradients(group: list[Run], scaled: bool = True) -> np.ndarray:
+    """|g| * |W|, or |g| alone, above 0, before the first epoch and after each: (layers, seeds, 1 + epochs).
 
     Unlike |g| the product does not depend on the scale of weights behind which a normalization undoes that scale.
     """
-    norms = ["gradient_norm", "weight_norm"] if scaled else ["gradient_norm"]
-    values = [np.column_stack([stack(group, f"initial_{n}_{layer}"), stack(group, f"{n}_{layer}")]) for n in norms]
-    return np.maximum(np.prod(values, axis=0), np.finfo(float).tiny)
+
+    def norms(name: str) -> list[np.ndarray]:
+        names = [f"{name}_norm_{layer}" for layer in layers(group)]
+        return [np.column_stack([stack(group, f"initial_{one}"), stack(group, one)]) for one in names]
+
+    values = np.multiply(norms("gradient"), norms("weight") if scaled else 1)
+    return np.maximum(values, np.finfo(float).tiny)
 
 
 def first_to_last(group: list[Run]) -> np.ndarray:
     """|g| of the first layer divided by that of the last: (seeds, 1 + epochs)."""
-    first, *_, final = layers(group)
-    return gradients(group, first, scaled=False) / gradients(group, final, scaled=False)
+    found = gradients(group, scaled=False)
+    return found[0] / found[-1]
 
 
-def gradient_ratio(groups: Groups, layer: str, scaled: bool = True) -> np.ndarray:
-    """`gradients` with batch normalization divided by those without: (seeds, 1 + epochs)."""
-    return gradients(groups[NORMALIZED], layer, scaled) / gradients(groups[PLAIN], layer, scaled)
+def gradient_ratio(groups: Groups, scaled: bool = True) -> np.ndarray:
+    """`gradients` with batch normalization divided by those without: (layers, seeds, 1 + epochs)."""
+    return gradients(groups[NORMALIZED], scaled) / gradients(groups[PLAIN], scaled)

@@ -57,24 +57,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def bootstrap_means(groups: Sequence[np.ndarray], resamples: int = RESAMPLES) -> np.ndarray:
+def bootstrap_means(values: np.ndarray, resamples: int = RESAMPLES) -> np.ndarray:
     """Means of several groups under resampling of test images and of seeds: (resamples, groups).
 
-    groups: (seeds, images), a number of each image, such as whether it was classified correctly, or its loss. A
-    resample draws images with replacement, the same for all groups, and seeds with replacement, for each group its
-    own: the pigeonhole bootstrap (Owen, "The pigeonhole bootstrap", 2007). Its intervals are those of new test images
-    and new seeds. With few seeds their part of the width is short by the factor sqrt((seeds - 1) / seeds).
+    values: float32 (groups, seeds, images), a number of each image, such as whether it was classified correctly, or its
+    loss. A resample draws images with replacement, the same for all groups, and seeds with replacement, for each group
+    its own: the pigeonhole bootstrap (Owen, "The pigeonhole bootstrap", 2007). Its intervals are those of new test
+    images and new seeds. With few seeds their part of the width is short by the factor sqrt((seeds - 1) / seeds).
     """
     generator = np.random.default_rng(SEED)
-    values = np.concatenate([np.asarray(group, dtype=np.float32) for group in groups])
-    runs, images = values.shape
-    means = np.empty((resamples, runs))
+    groups, seeds, images = values.shape
+    means = np.empty((resamples, groups * seeds))
     for resample in range(resamples):
         times = np.bincount(generator.integers(images, size=images), minlength=images)
-        means[resample] = values @ times.astype(np.float32) / images
-    result, start = np.empty((resamples, len(groups))), 0
-    for column, group in enumerate(groups):
-        seeds = generator.integers(len(group), size=(resamples, len(group)))
-        result[:, column] = np.take_along_axis(means, start + seeds, axis=1).mean(1)
-        start += len(group)
-    return result
+        means[resample] = values.reshape(-1, images) @ times.astype(np.float32) / images
+    drawn = generator.integers(seeds, size=(groups, resamples, seeds)).swapaxes(0, 1)
+    return np.take_along_axis(means.reshape(resamples, groups, seeds), drawn, axis=2).mean(2)

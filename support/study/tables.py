@@ -1,17 +1,13 @@
 """The tables of the study as Markdown. What they mean is written by hand in result_plot/README.md."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
-
 import numpy as np
 
 from support.figures import figure_name
 from support.study import results
-from support.study.results import COMPARISONS, MLP_AUGMENTED, NORMALIZED, PLAIN, Difference, Groups, Run, Terms, Values
+from support.study.results import COMPARISONS, MLP_AUGMENTED, NORMALIZED, PLAIN, Difference, Groups, Run, Terms
 from support.study.statistics import detectable, equivalence, holm, mean_interval
 
-Rows = list[list[str]]  # the header first
-Cells = Mapping[str, Callable[[list[Run]], str | np.ndarray]]  # by the names of their columns
+Row = dict[str, str]  # cells by their columns
 
 CAPTIONS = {
     "Accuracy and loss": "Of the test set, after the last epoch: mean ± standard deviation over the seeds.",
@@ -29,46 +25,38 @@ CAPTIONS = {
     "First to last layer": "‖g‖ of the first layer divided by that of the last: geometric mean, 95 % CI.",
 }
 BESIDES: dict[str, Terms] = {**COMPARISONS, "MLP with augmentation against LeNet-5": {MLP_AUGMENTED: 1, PLAIN: -1}}
+MOVED = [f"{kind}{size}" for kind, sizes in results.MOVES.items() for size in sizes]
+EARLY_AND_MOVED = ("epoch 1", "mean of all epochs", "last epoch", *MOVED)
 
 
 def document(groups: Groups, found: list[Difference]) -> str:
     """All of them, as a document."""
-    accuracy: Cells = {
-        "parameters": lambda group: f"{group[0].history['parameters']:,}",
-        "seeds": lambda group: f"{len(group)}",
-        "accuracy, %": percentage,
-        "error, %": lambda group: f"{100 - percentage(group).mean():.2f}",
-        "loss": lambda group: mean_deviation(results.last(group, "loss"), 4),
-    }
-    above_train: Cells = {
-        "as it runs": lambda group: share(results.decomposition(group)["gap"] > 0),
-        "same weights": lambda group: share(results.decomposition(group)["digits"] > 0),
-        "last, as it runs": lambda group: share(results.decomposition(group)["gap"][:, -1] > 0),
-        "last, same weights": lambda group: share(results.decomposition(group)["digits"][:, -1] > 0),
-        "train loss falls": lambda group: share(np.diff(results.stack(group, "train_loss").mean(0)) < 0),
-    }
-    others: dict[str, Values] = {
-        "epoch 1": lambda group: 100 * results.stack(group, "test_accuracy")[:, 0],
-        "mean of all epochs": lambda group: 100 * results.stack(group, "test_accuracy").mean(1),
-        **{move or "last epoch": partial(percentage, move=move) for move in ("", *results.MOVES)},
-    }
+    early = {key: early_and_moved(group) for key, group in groups.items()}
+    last = groups[PLAIN][0].history["epochs"]
     made = {
-        "Accuracy and loss": by_network(groups, accuracy),
+        "Accuracy and loss": [network(key) | accuracy_and_loss(group) for key, group in groups.items()],
         "Differences in accuracy": accuracy_rows([one for one in found if one.metric == "accuracy"]),
-        "Differences in loss": [DIFFERENCE, *(difference_row(one, 1, 4) for one in found if one.metric == "loss")],
-        "Early accuracy, moved digits": by_network(groups, others),
-        "Differences in early accuracy, on moved digits": by_difference(groups, others),
-        "Test above train": by_network(groups, above_train),
-        "Test minus train": gap_rows(groups),
-        **gradient_rows(groups),
+        "Differences in loss": [difference_row(one, 1, 4) for one in found if one.metric == "loss"],
+        "Early accuracy, moved digits": [
+            network(key) | dict(zip(EARLY_AND_MOVED, map(mean_deviation, values), strict=True))
+            for key, values in early.items()
+        ],
+        "Differences in early accuracy, on moved digits": [
+            {"difference": name}
+            | dict(zip(EARLY_AND_MOVED, map(with_interval, results.combined(early, terms)), strict=True))
+            for name, terms in BESIDES.items()
+        ],
+        "Test above train": [network(key) | above_train(group) for key, group in groups.items()],
+        "Test minus train": [row for key, group in groups.items() for row in gap_rows(figure_name(*key), group, last)],
+        **gradient_rows(groups, (0, 1, (last + 1) // 2, last)),
     }
     opening = "# The tables of the study\n\nWritten by `python study.py --report` from the runs in `study/`.\n"
     return "\n".join([opening, *(table(heading, rows) for heading, rows in made.items())])
 
 
-def table(heading: str, rows: Rows) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]]
-    return "\n".join([f"## {heading}", "", CAPTIONS[heading], "", *lines, ""])
+def table(heading: str, rows: list[Row]) -> str:
+    lines = [list(rows[0]), ["---", *["---:"] * (len(rows[0]) - 1)], *(row.values() for row in rows)]
+    return "\n".join([f"## {heading}", "", CAPTIONS[heading], "", *(f"| {' | '.join(line)} |" for line in lines), ""])
 
 
 def rounded(value: float, digits: int, sign: str = "+", neutral: float = 0) -> str:
@@ -99,66 +87,69 @@ def mean_deviation(values: np.ndarray, digits: int = 2) -> str:
     return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}"
 
 
-def percentage(group: list[Run], move: str = "") -> np.ndarray:
-    return 100 * results.moved(group, move)
+def network(key: tuple[str, bool]) -> Row:
+    return {"network": figure_name(*key)}
 
 
-def share(which: np.ndarray) -> str:
-    return f"{which.sum()} of {which.size}"
+def accuracy_and_loss(group: list[Run]) -> Row:
+    accuracy = 100 * results.last(group, "accuracy")
+    return {
+        "parameters": f"{group[0].history['parameters']:,}",
+        "seeds": f"{len(group)}",
+        "accuracy, %": mean_deviation(accuracy),
+        "error, %": f"{100 - accuracy.mean():.2f}",
+        "loss": mean_deviation(results.last(group, "loss"), 4),
+    }
 
 
-DIFFERENCE = ["difference", "paired by seed", "test images resampled", "Holm p"]
+def early_and_moved(group: list[Run]) -> np.ndarray:
+    """Test accuracy, %: (columns, seeds)."""
+    accuracy = results.stack(group, "test_accuracy").T
+    moved = [results.stack(group, f"accuracy_{move}") for move in MOVED]
+    return 100 * np.array([accuracy[0], accuracy.mean(0), accuracy[-1], *moved])
 
 
-def by_network(groups: Groups, cells: Cells) -> Rows:
-    """What `cells` make of each configuration; of a number for each seed, mean and deviation."""
-    rows = [["network", *cells]]
-    for key, group in groups.items():
-        made = [cell(group) for cell in cells.values()]
-        rows.append([figure_name(*key), *(one if isinstance(one, str) else mean_deviation(one) for one in made)])
-    return rows
+def above_train(group: list[Run]) -> Row:
+    parts = results.decomposition(group)
+    above = {"as it runs": parts["test - train"] > 0, "same weights": parts["digits"] > 0}
+    above |= {f"last, {kind}": which[:, -1] for kind, which in above.items()}
+    above["train loss falls"] = np.diff(results.stack(group, "train_loss").mean(0)) < 0
+    return {column: f"{which.sum()} of {which.size}" for column, which in above.items()}
 
 
-def by_difference(groups: Groups, columns: Mapping[str, Values]) -> Rows:
-    rows = [
-        [name, *(with_interval(results.paired(groups, terms, values)) for values in columns.values())]
-        for name, terms in BESIDES.items()
-    ]
-    return [["difference", *columns], *rows]
-
-
-def difference_row(one: Difference, factor: int, digits: int) -> list[str]:
+def difference_row(one: Difference, factor: int, digits: int) -> Row:
     low, high = (rounded(factor * end, digits - (factor > 1)) for end in one.resampled)  # a third decimal is noise
-    return [one.name, with_interval(factor * one.values, digits), f"[{low}, {high}]", p_value(one.holm)]
+    paired = with_interval(factor * one.values, digits)
+    row = {"difference": one.name, "paired by seed": paired}
+    return row | {"test images resampled": f"[{low}, {high}]", "Holm p": p_value(one.holm)}
 
 
-def accuracy_rows(found: list[Difference]) -> Rows:
+def accuracy_rows(found: list[Difference]) -> list[Row]:
     alone = [equivalence(one.values, results.MARGIN) for one in found]
-    rows = [
-        [*difference_row(one, 100, 3), f"{100 * detectable(one.values):.3f}", p_value(p), p_value(adjusted)]
-        for one, p, adjusted in zip(found, alone, holm(alone), strict=True)
-    ]
-    return [[*DIFFERENCE, "detectable", "equivalence p", "equivalence, Holm p"], *rows]
-
-
-def gap_rows(groups: Groups) -> Rows:
-    rows = [["network, epoch", "test - train", "weights", "augmentation", "digits"]]
-    epochs = groups[PLAIN][0].history["epochs"]
-    for key, group in groups.items():
-        for when, some in (("1", slice(1)), (f"{epochs}", slice(-1, None)), ("mean", slice(None))):
-            means = (100 * values[:, some].mean(1) for values in results.decomposition(group).values())
-            rows.append([f"{figure_name(*key)}, {when}", *map(with_interval, means)])
+    rows = [difference_row(one, 100, 3) for one in found]
+    for row, one, p, adjusted in zip(rows, found, alone, holm(alone), strict=True):
+        row["detectable"] = f"{100 * detectable(one.values):.3f}"
+        row["equivalence p"], row["equivalence, Holm p"] = p_value(p), p_value(adjusted)
     return rows
 
 
-def gradient_rows(groups: Groups) -> dict[str, Rows]:
+def gap_rows(name: str, group: list[Run], last: int) -> list[Row]:
+    rows = []
+    for when, epochs in {"1": slice(1), f"{last}": slice(-1, None), "mean": slice(None)}.items():
+        means = {part: 100 * values[:, epochs].mean(1) for part, values in results.decomposition(group).items()}
+        rows.append({"network, epoch": f"{name}, {when}"} | {part: with_interval(mean) for part, mean in means.items()})
+    return rows
+
+
+def gradient_rows(groups: Groups, epochs: tuple[int, ...]) -> dict[str, list[Row]]:
     """Of both tables of gradients."""
-    pair, epochs = (groups[PLAIN], groups[NORMALIZED]), groups[PLAIN][0].history["epochs"]
-    compared: Rows = [["layer, epoch", "‖g‖", "‖g‖·‖W‖"]]
-    first_to_last: Rows = [["epoch", figure_name(*PLAIN), figure_name(*NORMALIZED)]]
-    for epoch in (0, 1, (epochs + 1) // 2, epochs):
-        for layer in results.layers(pair[0]):
-            ratios = (results.gradient_ratio(groups, layer, scaled)[:, epoch] for scaled in (False, True))
-            compared.append([f"{layer.upper()}, {epoch}", *map(geometric, ratios)])
-        first_to_last.append([f"{epoch}", *(geometric(results.first_to_last(group)[:, epoch]) for group in pair)])
+    ratios = {"‖g‖": results.gradient_ratio(groups, scaled=False), "‖g‖·‖W‖": results.gradient_ratio(groups)}
+    ends = {figure_name(*key): results.first_to_last(groups[key]) for key in (PLAIN, NORMALIZED)}
+    compared, first_to_last = [], []
+    for epoch in epochs:
+        for index, layer in enumerate(results.layers(groups[PLAIN])):
+            cells = {name: geometric(values[index, :, epoch]) for name, values in ratios.items()}
+            compared.append({"layer, epoch": f"{layer.upper()}, {epoch}", **cells})
+        cells = {name: geometric(values[:, epoch]) for name, values in ends.items()}
+        first_to_last.append({"epoch": f"{epoch}", **cells})
     return {"Gradients with batch normalization": compared, "First to last layer": first_to_last}
