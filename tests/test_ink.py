@@ -1,6 +1,5 @@
 """From pictures to 28x28: drawn digits, as one meets them, in frames, on lines, on paper of their own."""
 
-import io
 import math
 import os
 
@@ -121,11 +120,7 @@ def looks() -> dict[str, Image.Image]:
     plain = drawn(4)
     cover = 1 - np.asarray(plain, float)[..., None] / 255
     y, x = np.mgrid[-1:1:300j, -1:1:300j]
-    uneven = ((225 - 185 * cover) * (0.65 - 0.3 * x - 0.1 * y * y)[..., None]).repeat(3, 2)
     shadow = (225 - 185 * cover).repeat(3, 2) * np.where(x + y > 0.9, 0.6, 1)[..., None]
-    noise = np.random.default_rng(1).normal(0, 8, uneven.shape)
-    jpeg = io.BytesIO()
-    Image.fromarray(np.uint8((uneven + noise).clip(0, 255))).save(jpeg, "JPEG", quality=40)
     table = Image.new("RGB", (500, 400), (90, 60, 40))
     table.paste(plain.convert("RGB"), (60, 40))
     table.paste((255, 255, 255), (360, 40, 500, 400))
@@ -140,8 +135,6 @@ def looks() -> dict[str, Image.Image]:
         "two colours as bright": drawn(4, paper=(200, 120, 120), ink=(112, 167, 112), mode="RGB"),
         "black on nothing": drawn(4, paper=(0, 0, 0, 0), ink=(0, 0, 0, 255), mode="RGBA"),
         "white on nothing": drawn(4, paper=(0, 0, 0, 0), ink=(255, 255, 255, 255), mode="RGBA"),
-        "small": plain.resize((60, 60), Image.Resampling.BOX),
-        "uneven light and noise, JPEG": Image.open(jpeg),
         "shadow with a hard edge": Image.fromarray(np.uint8(shadow)),
         "paper on a table": table,
         "specks": speckled,
