@@ -155,7 +155,7 @@ def surrounded() -> dict[str, Image.Image]:
         image.paste(0, (100, 100), drawn(4).point(lambda value: 255 - value))
         return image
 
-    def dashes(segment: tuple, count: int = 12) -> list[tuple]:
+    def dashes(segment: tuple, count: int = 5) -> list[tuple]:
         x0, y0, x1, y1 = segment
         parts = [(k / count, (k + 0.7) / count) for k in range(count)]
         return [(x0 + a * (x1 - x0), y0 + a * (y1 - y0), x0 + b * (x1 - x0), y0 + b * (y1 - y0)) for a, b in parts]
