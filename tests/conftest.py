@@ -3,8 +3,9 @@
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -73,19 +74,16 @@ def one_thread():
 def as_nobody(tmp_path) -> Callable[[], AbstractContextManager[None]]:
     """`with as_nobody():` - root may read everything, so be someone else, who may only see the test's folder."""
 
-    @contextmanager
-    def context() -> Iterator[None]:
-        root = os.geteuid() == 0
-        if root:
-            for folder in (tmp_path, *tmp_path.parents):  # pytest keeps these to their owner
-                if folder == Path(tempfile.gettempdir()):
-                    break
-                folder.chmod(0o755)
-            os.seteuid(65534)
-        try:
-            yield
-        finally:
-            if root:
-                os.seteuid(0)
+    if os.geteuid() != 0:
+        return nullcontext
+    top = Path(tempfile.gettempdir())
+    for folder in takewhile(lambda folder: folder != top, (tmp_path, *tmp_path.parents)):
+        folder.chmod(0o755)  # pytest keeps these to their owner
+
+    def context() -> ExitStack:
+        stack = ExitStack()
+        stack.callback(os.seteuid, 0)
+        os.seteuid(65534)
+        return stack
 
     return context

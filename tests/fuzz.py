@@ -13,7 +13,6 @@ import bz2
 import collections
 import gzip
 import io
-import math
 import random
 import re
 import struct
@@ -32,7 +31,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
-from bounds import BLOCK, SIZE, chunk, idx, member, pax, peak
+from bounds import BLOCK, SIZE, chunk, member, pax, peak
 from PIL import Image
 
 from predict import load_network
@@ -44,7 +43,7 @@ from support.terminal import UserError
 
 MAX_SECONDS = 5  # of CPU time, a case
 MAX_MEMORY = 300  # MB above what the program took before the first case
-KINDS = ("png", "tar", "folder", "idx", "picture", "result", "pt")
+KINDS = ("png", "tar", "folder", "picture", "result", "pt")
 OFTEN = ("png", "tar", "tar", "png", "tar", "tar", "result")  # there is more in them
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "result_plot" / "study" / "lenet"  # committed, as are the weights
@@ -109,8 +108,8 @@ def split_png(data: bytes) -> list[bytes]:
     return chunks
 
 
-def inflate(chunk: bytes) -> bytes:
-    return zlib.decompressobj().decompress(chunk[4:])  # which takes what is cut off, too
+def split_lines(data: bytes) -> list[bytes]:
+    return every(29, zlib.decompressobj().decompress(data[4:]))  # which takes what is cut off, too
 
 
 def split_zip(data: bytes) -> list[bytes]:
@@ -131,8 +130,7 @@ FORMATS: list[Any] = [  # how they begin; how to take them apart; how to put the
     (b"BZh", lambda data: every(4 * BLOCK, bz2.decompress(data)), joined(bz2.compress), STREAMS),
     (b".{257}ustar", partial(every, BLOCK), joined(with_checksum), HEADERS),
     (rb"\x89PNG", split_png, lambda chunks: SIGNATURE + joined(chunk)(chunks), CHUNKS),
-    (b"IDAT", lambda data: every(29, inflate(data)), lambda lines: b"IDAT" + zlib.compress(b"".join(lines)), [ZEROS]),
-    (rb"\0\0\x08", partial(every, 16), b"".join, [b"\0", ZEROS]),  # IDX
+    (b"IDAT", split_lines, lambda lines: b"IDAT" + zlib.compress(b"".join(lines)), [ZEROS]),
     (rb"\{", lambda data: data.split(b",\n"), b",\n".join, HISTORY),
     (b"PK", split_zip, join_zip, [b"x"]),
 ]
@@ -175,12 +173,6 @@ def make_case(kind: str, draw: random.Random, folder: Path) -> Path:
     content: dict[str, bytes] = {}
     if kind == "folder":
         content = {f"train/{name.replace('../', '').strip('/') or 'x'}": data for name, data in make_images(kind, draw)}
-    elif kind == "idx":
-        count = draw.randrange(1, 4)
-        for name, shape in (("images-idx3", (count, SIZE, SIZE)), ("labels-idx1", (count,))):
-            values = np.frombuffer(draw.randbytes(math.prod(shape)), np.uint8).reshape(shape)
-            data = draw.choice(COMPRESS)(idx(values))
-            content[f"train-{name}-ubyte"] = draw.choice((data, damage(data, draw)))
     elif kind == "picture":
         Image.frombytes("L", (40, 30), draw.randbytes(1200)).save(file := io.BytesIO(), draw.choice(PICTURES))
         content["train"] = damage(file.getvalue(), draw)
@@ -196,7 +188,7 @@ def make_case(kind: str, draw: random.Random, folder: Path) -> Path:
     for name, data in content.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
-    return folder / {"idx": "train-images-idx3-ubyte", "result": "train.json"}.get(kind, "train")
+    return folder / ("train.json" if kind == "result" else "train")
 
 
 def make_images(kind: str, draw: random.Random) -> list[tuple[str, bytes]]:

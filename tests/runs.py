@@ -57,8 +57,8 @@ def refused(ended: Ended, status: int = 2) -> str:
     return ended.err
 
 
-def history_of(folder: Path, name: str = NAME) -> dict:
-    return json.loads((folder / "results" / f"{name}.json").read_text())
+def history_of(folder: Path) -> dict:
+    return json.loads((folder / "results" / f"{NAME}.json").read_text())
 
 
 def checkpoint_of(folder: Path, name: str = NAME) -> Path:

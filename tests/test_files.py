@@ -2,8 +2,6 @@
 
 import errno
 import os
-import zipfile
-from pathlib import Path
 
 import pytest
 
@@ -45,24 +43,3 @@ def test_what_stood_there_stays_whatever_happens_and_an_error_names_the_file(tmp
         assert path.read_bytes() == b"old"
         assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
     assert getattr(error, "filename", str(path)) == str(path)
-
-
-def test_only_regular_files_are_opened(tmp_path):
-    os.mkfifo(tmp_path / "fifo")
-    for path in (tmp_path, tmp_path / "fifo", Path("/dev/zero")):
-        with pytest.raises(OSError, match="regular"):
-            files.open_regular(path)
-    with pytest.raises(FileNotFoundError):
-        files.open_regular(tmp_path / "absent")
-
-
-def test_what_would_unpack_to_more_than_memory_is_refused(tmp_path, monkeypatch):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a", bytes(1000))
-    with files.open_regular(tmp_path / "a.zip") as file:
-        monkeypatch.setattr(files, "MAX_UNPACKED", 1000)
-        files.check_unpacked(file)
-        assert file.read(4) == b"PK\3\4", "from its start, for the next reader"
-        monkeypatch.setattr(files, "MAX_UNPACKED", 999)
-        with pytest.raises(ValueError, match="more than 999 bytes"):
-            files.check_unpacked(file)

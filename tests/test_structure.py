@@ -92,12 +92,6 @@ def test_rooms_import_downwards_only(name) -> None:
     assert known <= BELOW.get(room_of(name), set()) | {room_of(name)}
 
 
-@pytest.mark.parametrize("name", sorted(SUPPORT))
-def test_no_module_of_support_leads_back_to_itself(name) -> None:
-    """A room's doors lead into the room; whoever is in it does not come through them."""
-    assert name not in reached(*(IMPORTS[name] - {f"support.{room_of(name)}"}))
-
-
 @pytest.mark.parametrize("name", sorted(TOP))
 def test_who_stands_on_a_room_comes_through_its_doors(name) -> None:
     """A module of a room may be imported as such; its names are handed on by the room."""
