@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 from scipy import ndimage
+from scipy.spatial import ConvexHull
 
 from support.digits import lines
 from support.digits.lines import EIGHT, LEGIBLE, extent, large_pieces, stroke_width
@@ -29,7 +30,7 @@ MAX_PIXELS = 64_000_000
 MAX_SIDE = 30_000  # pixels; of a very long picture Pillow's resizing needs gigabytes
 WORKING = 512  # pixels of the longer side, to which every picture is scaled: a digit a tenth as large is still legible
 COARSE = 64  # the same, where only light and paper are looked at
-MIDDLE = 256  # the same, where sheets and frames are looked for
+MIDDLE = 256  # the same, where sheets are looked for
 FINE = 160  # pixels of the longer side of a glyph while its strokes are measured and changed: 8 to a pixel of BOX
 BOX = 20  # pixels a side that an MNIST digit is fitted into
 STROKE = 2.7  # pixels in BOX: the median thickness of MNIST's strokes, by `stroke_width` of 300 training images
@@ -131,7 +132,7 @@ def find_sheets(picture: Image.Image) -> list[Image.Image]:
         region = regions[box] == number
         filled = ndimage.binary_fill_holes(region)
         covered = region.sum() / filled.sum()  # by paper, not by what stands on it
-        if min(region.shape) < MIN_SHEET or not 0.4 <= covered < 0.97 or not lines.has_straight_sides(filled):
+        if min(region.shape) < MIN_SHEET or not 0.4 <= covered < 0.97 or not _has_straight_sides(filled):
             continue
         mask = np.zeros(regions.shape, bool)
         mask[box] = filled
@@ -143,6 +144,20 @@ def find_sheets(picture: Image.Image) -> list[Image.Image]:
     innermost = [mask for mask in found if not any(other is not mask and (other <= mask).all() for other in found)]
     inner = [Image.fromarray(ndimage.binary_erosion(mask)) for mask in innermost]  # the edge is blurred
     return [mask.resize(picture.size, Image.Resampling.NEAREST) for mask in inner]
+
+
+def _has_straight_sides(mask: np.ndarray) -> bool:
+    """Whether a mask (h, w) without holes is a polygon without notches: a rectangle, seen from aside, or cut off.
+
+    Its convex hull keeps nearly all of its area when it is reduced to six corners, those taken away first that stand
+    out least. An ellipse keeps 83 %.
+    """
+    hull = ConvexHull(np.argwhere(mask & ~ndimage.binary_erosion(mask)))
+    corners = hull.points[hull.vertices]
+    while len(corners) > 6:
+        (y, x), (down, across) = (np.roll(corners, 1, 0) - corners).T, (np.roll(corners, -1, 0) - corners).T
+        corners = np.delete(corners, np.abs(y * across - x * down).argmin(), 0)
+    return bool(ConvexHull(corners).volume >= 0.94 * hull.volume and mask.sum() >= 0.9 * hull.volume)
 
 
 def _smooth(picture: Image.Image) -> np.ndarray:
@@ -323,18 +338,14 @@ def _find_what_was_taken(glyph: Glyph, ink: np.ndarray) -> None:
 def _faint_holes(mask: np.ndarray, signal: np.ndarray) -> np.ndarray:
     """Holes of loops in broad strokes, in a mask (H, W), that are so small that ink on all sides darkens them.
 
-    They are lighter than the ink round them, if not as light as paper, small, round, and lie deep in the strokes.
+    They are lighter than the ink round them, if not as light as paper, and lie deep in the strokes.
     """
     result = np.zeros_like(mask)
     for box, piece in large_pieces(mask, 2 * LEGIBLE):
         depth = ndimage.distance_transform_edt(np.pad(piece, 1))[1:-1, 1:-1]
-        width = 2 * depth.max()
-        if width > BROAD * max(piece.shape):
+        if 2 * depth.max() > BROAD * max(piece.shape):
             dense = piece & (signal[box] > 0.75 * np.median(signal[box][piece]))
-            holes = ndimage.binary_fill_holes(dense) & ~dense & (depth > 0.15 * width)
-            for at, hole in large_pieces(holes, round(0.1 * width)):
-                if max(hole.shape) < 0.8 * width and hole.mean() > 0.5:
-                    result[box][at] |= hole
+            result[box] |= ndimage.binary_fill_holes(dense) & ~dense & (depth > 0.3 * depth.max())
     return result
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import ConvexHull, QhullError
 
 BORDER = 10  # pixels from the edge of a sheet that count as the edge
 LEGIBLE = 16  # pixels: a digit has a side of at least that
@@ -25,7 +24,7 @@ SLENDER = 10  # times as long as thick is a line at least
 THIN = 0.12  # of the piece's longer side: what is thicker is no line
 MANY = 3  # so many lines from edge to edge are no digit
 TOE = 0.35  # of a digit's height: its foot goes beyond it by less, on both sides together
-OF_LINES = 0.4  # of the ink of a frame is found to be lines
+OF_LINES = 0.7  # of the ink of a frame is found to be lines; of an oval up to a half
 OVAL = 0.8  # times as wide as high is a 0 at most, most rings are more
 HELD = 0.3  # of a frame's shorter side: what is smaller may be a blot in a loop
 DASHES = 6  # gaps between so many make a broken line
@@ -44,7 +43,6 @@ class Line:
     stop: int
     thickness: float
     spans: bool  # from edge to edge of the sheet
-    piece: int  # of ink, by its number
 
 
 def find_lines(mask: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -75,14 +73,13 @@ def _from_edge_to_edge(lines: list[Line], mask: np.ndarray, inside: np.ndarray) 
     comes near to an edge itself, and few go beyond it on both sides.
     """
     spanning = [line for line in lines if line.spans]
-    pieces = {line.piece for line in spanning}
-    main = _largest(_without(mask, [line for line in lines if line.piece in pieces]))
+    main = _largest(_without(mask, lines))
     if main is None or len(spanning) >= MANY:
         return spanning
     numbers, _ = ndimage.label(mask, EIGHT)
-    apart = [line for line in spanning if numbers[line.pixels].max() != numbers[main].max()]
+    piece = numbers == numbers[main].max()
     fills = (main & near_edge(inside, 3 * BORDER)).any()
-    return apart + [line for line in spanning if line not in apart and not fills and _goes_beyond(line, main)]
+    return [line for line in spanning if not (line.pixels & piece).any() or (not fills and _goes_beyond(line, main))]
 
 
 def _goes_beyond(line: Line, figure: np.ndarray) -> bool:
@@ -100,7 +97,8 @@ def _underlines(lines: list[Line], figure: np.ndarray) -> list[Line]:
     7 or 5.
     """
     rows, columns = extent(figure)
-    height, reached = rows.stop - rows.start, ndimage.binary_dilation(figure, EIGHT, iterations=3)
+    height = rows.stop - rows.start
+    touching = ndimage.binary_dilation(figure, EIGHT, iterations=3)
     found = []
     for line in lines:
         level = round(line.pixels.nonzero()[0].mean())
@@ -109,7 +107,7 @@ def _underlines(lines: list[Line], figure: np.ndarray) -> list[Line]:
         if line.start > beside.start or line.stop < beside.stop or line.stop - line.start < 0.8 * height:
             continue
         longer = columns.start - line.start + line.stop - columns.stop > TOE * height
-        apart = not (line.pixels & reached).any()
+        apart = not (touching & line.pixels).any()
         share_above = figure[:level].sum() / figure.sum()
         if (share_above > 0.85 and (longer or apart)) or (share_above < 0.15 and longer and apart):
             found.append(line)
@@ -130,12 +128,9 @@ def _frames(mask: np.ndarray, lines: list[Line]) -> np.ndarray:
         held = [inner for inner in within if max(inner.shape) > HELD * min(high, wide)]
         if not held:
             continue
-        filled = ndimage.binary_fill_holes(piece)
-        if (filled & mask[box] & ~piece).any():
-            is_zero = wide < OVAL * high and not has_straight_sides(filled) and len(held) == 1 and is_stroke(held[0])
-        else:
-            is_zero = straight[box][piece].mean() < OF_LINES
-        if not is_zero:
+        closed = (ndimage.binary_fill_holes(piece) & mask[box] & ~piece).any()
+        is_zero = wide < OVAL * high and len(held) == 1 and is_stroke(held[0])
+        if straight[box][piece].mean() > OF_LINES or (closed and not is_zero):
             result[box] |= piece
     return result
 
@@ -152,7 +147,7 @@ def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
     border = near_edge(inside)
     pieces = sorted(large_pieces(mask, LEGIBLE), key=lambda found: -found[1].sum())
     lines = []
-    for index, (box, piece) in enumerate(pieces[:MAX_PIECES]):
+    for box, piece in pieces[:MAX_PIECES]:
         scale = max(1, math.ceil(max(piece.shape) / LOOKED_AT))
         small, edge = reduce(piece, scale), reduce(border[box] & piece, scale)
         for axis, found in ((1, _straight(small)), (0, [line.T for line in _straight(small.T)])):
@@ -168,7 +163,6 @@ def _all_lines(mask: np.ndarray, inside: np.ndarray) -> list[Line]:
                     stop=box[axis].start + scale * int(along.max() + 1),
                     thickness=whole.sum() / max(1, whole.any(1 - axis).sum()),
                     spans=all(bool(edge[pixels][end].any()) for end in ends) and edge[pixels].mean() < 0.5,
-                    piece=index,
                 )
                 lines.append(line)
     return lines
@@ -291,20 +285,3 @@ def stroke_width(mask: np.ndarray) -> float:
 def is_stroke(mask: np.ndarray) -> bool:
     """Whether a piece (h, w) is a single straight stroke: no longer than from corner to corner."""
     return bool(mask.sum() < 1.1 * math.hypot(*mask.shape) * stroke_width(mask))
-
-
-def has_straight_sides(mask: np.ndarray) -> bool:
-    """Whether a mask (h, w) without holes is a polygon without notches: a rectangle, seen from aside, or cut off.
-
-    Its convex hull keeps nearly all of its area when it is reduced to six corners, those taken away first that stand
-    out least. An ellipse keeps 83 %.
-    """
-    try:
-        hull = ConvexHull(np.argwhere(mask & ~ndimage.binary_erosion(mask)))
-    except QhullError:  # it is but a line
-        return False
-    corners = hull.points[hull.vertices]
-    while len(corners) > 6:
-        (y, x), (down, across) = (np.roll(corners, 1, 0) - corners).T, (np.roll(corners, -1, 0) - corners).T
-        corners = np.delete(corners, np.abs(y * across - x * down).argmin(), 0)
-    return bool(ConvexHull(corners).volume >= 0.94 * hull.volume and mask.sum() >= 0.9 * hull.volume)
