@@ -110,10 +110,10 @@ class MNIST(Dataset):
             images = warp(images, draw_affine(len(index), self.augment, images.device))
         return network_input(images), self.labels[index]
 
-    def in_order(self, count: int, batch_size: int) -> Loader:
-        """The first `count` images in batches of one size, at most `batch_size`: one left over has no variance."""
-        indices = torch.arange(min(count, len(self)))
-        return map(self.__getitem__, indices.tensor_split(max(1, math.ceil(len(indices) / batch_size))))
+    def in_order(self, indices: range, batch_size: int) -> Loader:
+        """These images in batches of one size, at most `batch_size`: one left over would have no variance."""
+        batches = max(1, math.ceil(len(indices) / batch_size))
+        return map(self.__getitem__, torch.tensor(indices).tensor_split(batches))
 
     def split(self, last: int) -> tuple["MNIST", "MNIST"]:
         """All images but the `last`, and these, held out, never augmented, in the same memory. Raises UserError."""

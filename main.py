@@ -133,19 +133,19 @@ def train_step(network: nn.Module, optimizer: Optimizer, images: Tensor, labels:
 
 
 def test(network: nn.Module, data: MNIST | Loader) -> tuple[float, float]:
-    """Mean loss (nats) and accuracy in evaluation mode, on a data set or on batches as `train` takes them.
+    """Mean loss (nats) and accuracy in evaluation mode, on batches as `train` takes them, or on a data set.
 
-    An average that `train` has moved needs `recalibrate_batch_norm` first, if it has batch normalization.
+    Of a data set each process takes a share. An average that `train` has moved needs `recalibrate_batch_norm` first.
     """
-    logits, labels = predict(network, data)
+    batches = data.in_order(distributed.shard(len(data)), TEST_BATCH) if isinstance(data, MNIST) else data
+    logits, labels = predict(network, batches)
     loss = F.cross_entropy(logits, labels, reduction="sum")
     return distributed.all_reduce_mean([loss], [(logits.argmax(1) == labels).sum()], len(labels))
 
 
 @torch.no_grad()
-def predict(network: nn.Module, data: MNIST | Loader) -> tuple[Tensor, Tensor]:
-    """Logits (N, classes) in evaluation mode, and the labels (N,), of a data set or of batches."""
-    batches = data.in_order(len(data), TEST_BATCH) if isinstance(data, MNIST) else data
+def predict(network: nn.Module, batches: Loader) -> tuple[Tensor, Tensor]:
+    """Logits (N, classes) in evaluation mode, and the labels (N,)."""
     with fast_layers_in(network.eval()):
         logits, labels = zip(*((network(images), labels) for images, labels in batches), strict=True)
     return torch.cat(logits), torch.cat(labels).to(logits[0].device)
@@ -180,7 +180,10 @@ def recalibrate_batch_norm(average: nn.Module, network: nn.Module, dataset: MNIS
     """
     for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(buffer)
-    swa_utils.update_bn(dataset.in_order(BN_IMAGES, TEST_BATCH), average)
+    images = min(BN_IMAGES, len(dataset))
+    mine = distributed.shard(images)
+    swa_utils.update_bn(dataset.in_order(mine, TEST_BATCH), average)
+    distributed.average_buffers(average, len(mine) / images)
 
 
 class Training:
@@ -303,7 +306,7 @@ def recipe_of(network: nn.Module, augment: Any) -> History:
 
 def finish(files: checkpoint.RunFiles, training: Training, test_set: MNIST, record: History, pictures: bool) -> None:
     """Write weights, arrays, history and picture; then there is nothing left to go on with."""
-    arrays = result.answers(*predict(training.average, test_set))
+    arrays = result.answers(*predict(training.average, test_set.in_order(range(len(test_set)), TEST_BATCH)))
     if pictures:
         arrays |= result.pictures(training.average, test_set.images, arrays)
     if pictures and "rotation" in record:

@@ -86,6 +86,15 @@ def test_two_processes_train_as_one_does(two, few, tmp_path):
     torch.testing.assert_close(weights_of(two[0]), weights_of(tmp_path), rtol=0, atol=1e-6)
 
 
+def test_statistics_of_batch_normalization_are_means_over_the_images_of_all(few, tmp_path):
+    """Of weights that hardly move: CPUs do not synchronize the statistics that training normalizes by."""
+    slow = ["--model", "lenet_bn", "--lr", "1e-9", "--epochs", "1"]
+    main.main(command(tmp_path / "alone", few, *LENET, *slow))
+    fork_runs(tmp_path, few, *slow)
+    ours, alone = (weights_of(folder)["norm1.running_mean"] for folder in (tmp_path, tmp_path / "alone"))
+    torch.testing.assert_close(ours, alone, rtol=1e-5, atol=1e-7)
+
+
 def test_processes_draw_each_for_itself(two):
     """Else each would warp its share by the same draws."""
     assert len({(two[0] / f"{rank}.seed").read_text() for rank in (0, 1)}) == 2

@@ -18,9 +18,9 @@ BUDGETS = {  # lines of Python, at most; behind it the plan's, where more was ne
     "support/*.py": 180,
     "support/data/*.py": 480,
     "support/run/*.py": 480,
-    "support/compute/*.py": 443,  # 380
+    "support/compute/*.py": 456,  # 380
     "support/figures/*.py": 290,
-    "support/digits/*.py": 1089,  # 1,080
+    "support/digits/*.py": 1080,
     "support/study/*.py": 640,
     "support/**/*.py": 3500,
     "benchmarks/*.py": 1000,

@@ -152,3 +152,16 @@ def all_reduce_mean(losses: list[Tensor], correct: list[Tensor], count: int) -> 
         dist.all_reduce(totals)
     loss, right, images = totals.tolist()
     return loss / images, right / images
+
+
+def shard(count: int) -> range:
+    """The indices below `count` that are this process's: every world-size-th."""
+    return range(rank(), count, world_size())
+
+
+def average_buffers(network: nn.Module, weight: float) -> None:
+    """Replace all buffers of real numbers by the mean over the processes; the weights add up to 1."""
+    if dist.is_initialized():
+        for statistic in (buffer for buffer in network.buffers() if buffer.is_floating_point()):
+            statistic.mul_(weight)
+            dist.all_reduce(statistic)
